@@ -1,0 +1,22 @@
+"""Market data on Dagster in which every bar is accounted for.
+
+The public names are imported on first use, so that `import ohlcv_pipeline` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ohlcv_pipeline.lake.reader import Lake, open_lake
+
+__all__ = ["Lake", "open_lake"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from ohlcv_pipeline.lake import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,121 @@
+"""Every knob in one validated place, read from the environment and `.env`.
+
+What a market is (calendar, symbols, vendors in order) is declared in `markets`; here is only what differs
+between two installations of the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ohlcv_pipeline.markets import MARKETS
+
+LIVE_URLS: Mapping[str, str] = {
+    "coinbase": "https://api.exchange.coinbase.com",
+    "kraken": "https://api.kraken.com",
+    "binance": "https://data-api.binance.vision",
+    "binance_archive": "https://data.binance.vision",
+}
+
+
+class VendorSettings(BaseModel):
+    """How one vendor is reached and how hard it may be asked."""
+
+    base_url: str = ""
+    requests_per_second: float | None = Field(5.0, gt=0, description="None lifts the limit")
+    burst: int = Field(5, ge=1)
+    weight_per_minute: int | None = Field(1200, gt=0, description="None lifts the limit")
+    concurrency: int = Field(4, ge=1, le=64)
+    deadline_seconds: float = Field(10.0, gt=0, description="of one call, connecting included")
+    attempts: int = Field(5, ge=1, le=10)
+
+
+class Settings(BaseSettings):
+    """One object that opens lake and ledger and points the adapters at their vendors."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OHLCV_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    profile: Literal["sandbox", "live"] = "sandbox"
+    home: Path = Path("var")
+    markets: Annotated[tuple[str, ...], NoDecode] = ("crypto",)
+    sandbox_url: str = "http://127.0.0.1:8900"
+    lake_catalog: str = Field("", description="postgres:… connection, or empty for SQLite below home")
+    lake_data: str = Field("", description="where Parquet files go, or empty for a folder below home")
+    ledger_url: str = Field("", description="SQLAlchemy URL, or empty for SQLite below home")
+    raw_retention_days: int = Field(30, ge=1)
+    snapshot_retention_days: int = Field(7, ge=1)
+    batch_rows: int = Field(216_000, ge=1_000, description="rows fetched and committed together")
+    coverage_error_pct: float = Field(95.0, ge=0, le=100, description="below it a partition's gaps are an ERROR")
+    freshness_threshold_minutes: float = Field(60.0, gt=0)
+    vendors: dict[str, VendorSettings] = Field(default_factory=dict)
+
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("markets")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in MARKETS]
+        if unknown or not names:
+            raise ValueError(f"unknown market {', '.join(unknown) or '(none)'}; there are {', '.join(MARKETS)}")
+        return names
+
+    def vendor(self, name: str) -> VendorSettings:
+        """Return a vendor's settings with its address filled in.
+
+        In the sandbox profile the address points at the sandbox and the limits are lifted, unless set.
+        """
+        given = self.vendors.get(name, VendorSettings())
+        fill: dict[str, object] = {}
+        if self.profile == "sandbox":
+            fill = {"requests_per_second": None, "weight_per_minute": None}
+            fill["base_url"] = f"{self.sandbox_url}/{name}"
+        elif name in LIVE_URLS:
+            fill["base_url"] = LIVE_URLS[name]
+        return given.model_copy(update={k: v for k, v in fill.items() if k not in given.model_fields_set})
+
+    @property
+    def root(self) -> Path:
+        """Where everything is kept. Each profile has its own, so that invented bars never meet real ones."""
+        return self.home.resolve() / self.profile
+
+    @property
+    def catalog_path(self) -> str:
+        """The lake's catalog as DuckLake's ATTACH spells it."""
+        return self.lake_catalog or f"sqlite:{self.root / 'lake' / 'catalog.sqlite'}"
+
+    @property
+    def data_path(self) -> str:
+        """Where the lake's Parquet files are."""
+        return self.lake_data or str(self.root / "lake" / "data")
+
+    @property
+    def ledger(self) -> str:
+        """The ledger as a SQLAlchemy URL."""
+        return self.ledger_url or f"sqlite:///{self.root / 'ledger.sqlite'}"
+
+    @property
+    def raw_path(self) -> Path:
+        """Where the vendors' answers are kept."""
+        return self.root / "raw"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Where Dagster's instance is kept."""
+        return self.root / "dagster"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()

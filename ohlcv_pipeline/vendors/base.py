@@ -1,0 +1,113 @@
+"""The values that travel between an adapter, the transport and whoever asked for bars.
+
+An adapter is pure but for `fetch`, which hands its requests to a transport. Nothing here opens a connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from ohlcv_pipeline.markets import Interval
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP GET: a path below the vendor's base URL, its query, and what it costs of the weight budget.
+
+    Query values are text or int, never float: vendors misread `1572651390.0`.
+    """
+
+    vendor: str
+    path: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response as it came: kept byte for byte before anything is read from it. `url` holds no secret."""
+
+    request: Request
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: datetime
+
+    @cached_property
+    def id(self) -> str:
+        """The SHA-256 of the body in hex: the name under which the raw store keeps it."""
+        return hashlib.sha256(self.body).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that could not become a bar: the text of the row and one reason code of the quarantine.
+
+    `bucket_start` is in microseconds since the epoch, None when the row has no readable time.
+    """
+
+    bucket_start: int | None
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One unit of fetching: the requests that together deliver the buckets in [start, end) of one symbol."""
+
+    vendor: str
+    symbol: str
+    vendor_symbol: str
+    interval: Interval
+    start_us: int
+    end_us: int
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one fetch delivered: bars of `BAR_SCHEMA` in the vendor's order, rejects, and the raw answers."""
+
+    fetch: Fetch
+    bars: pa.Table
+    rejects: tuple[Reject, ...]
+    answers: tuple[Answer, ...]
+
+
+class Transport(Protocol):
+    """Sends a request, retries it by the rules, and returns what `decode` made of the answer."""
+
+    async def get(self, request: Request, decode: Callable[[Answer], T]) -> tuple[T, Answer]:
+        """Return the decoded value and its answer. Raises VendorError once the retries are spent."""
+        ...
+
+
+class Adapter(Protocol):
+    """One vendor's bars. `omits_empty_buckets`: a bucket without trades is absent from its answers."""
+
+    name: str
+    omits_empty_buckets: bool
+
+    def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
+        """Return the part of [start, end) this vendor can deliver at `now`, None if it has none of it."""
+        ...
+
+    def plan(
+        self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int
+    ) -> list[Fetch]:
+        """Cut [start, end), which the vendor serves, into fetches, oldest first."""
+        ...
+
+    async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
+        """Deliver one fetch. Raises VendorError."""
+        ...
