@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ohlcv_pipeline.lake.reader import Lake, open_lake
+    from ohlcv_pipeline.bars.access import Lake, open_lake
 
 __all__ = ["Lake", "open_lake"]
 __version__ = "0.1.0"
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ohlcv_pipeline.lake import reader
+        from ohlcv_pipeline.bars import access
 
-        return getattr(reader, name)
+        return getattr(access, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,6 +53,11 @@ def to_us(instant: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
+def span_us(span: timedelta) -> int:
+    """Return a duration in microseconds."""
+    return span // timedelta(microseconds=1)
+
+
 def from_us(us: int) -> datetime:
     """Return microseconds since the epoch as an aware UTC datetime."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(us))
@@ -173,9 +178,7 @@ class Market:
             return buckets + MINUTE_US
         return self.calendar.closes[np.searchsorted(self.calendar.labels, buckets)]
 
-    def expected(
-        self, interval: Interval, instrument: Instrument, start_us: int, end_us: int, now_us: int
-    ) -> Micros:
+    def expected(self, interval: Interval, instrument: Instrument, start_us: int, end_us: int, now_us: int) -> Micros:
         """Return the buckets in [start, end) that must exist at `now`.
 
         They follow the calendar, begin at the instrument's listing, end before its delisting, and are
@@ -186,8 +189,8 @@ class Market:
         if instrument.delisted_at is not None:
             end_us = min(end_us, to_us(instrument.delisted_at))
         buckets = self.buckets(interval, start_us, end_us)
-        delay_us = self.publish_delay[interval] // timedelta(microseconds=1)
-        return buckets[: int(np.searchsorted(self.bucket_closes(interval, buckets), now_us - delay_us, "right"))]
+        ready_us = now_us - span_us(self.publish_delay[interval])
+        return buckets[: int(np.searchsorted(self.bucket_closes(interval, buckets), ready_us, "right"))]
 
     def target_window(self, interval: Interval, now: datetime) -> tuple[int, int]:
         """Return [start, end) that coverage speaks of: 90 days of minutes, three years of days."""
@@ -282,9 +285,7 @@ MARKETS: Mapping[str, Market] = {
             calendar_name="24/7",
             quote="USDT",
             vendors=("binance_archive", "binance"),
-            instruments=_coins(
-                "USDT", {"binance_archive": "{base}{quote}", "binance": "{base}{quote}"}, skip=["USDT"]
-            ),
+            instruments=_coins("USDT", {"binance_archive": "{base}{quote}", "binance": "{base}{quote}"}, skip=["USDT"]),
             publish_delay=_CRYPTO_DELAY,
             history_start=_CRYPTO_HISTORY,
         ),

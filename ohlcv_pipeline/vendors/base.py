@@ -12,8 +12,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
+from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.markets import Interval
 
 T = TypeVar("T")
@@ -83,6 +85,11 @@ class Page:
     rejects: tuple[Reject, ...]
     answers: tuple[Answer, ...]
 
+    @cached_property
+    def buckets(self) -> Micros:
+        """The bucket starts of the bars in µs, sorted; a repeated one stands twice."""
+        return np.sort(micros(self.bars["bucket_start"]))
+
 
 class Transport(Protocol):
     """Sends a request, retries it by the rules, and returns what `decode` made of the answer."""
@@ -102,9 +109,7 @@ class Adapter(Protocol):
         """Return the part of [start, end) this vendor can deliver at `now`, None if it has none of it."""
         ...
 
-    def plan(
-        self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int
-    ) -> list[Fetch]:
+    def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Cut [start, end), which the vendor serves, into fetches, oldest first."""
         ...
 

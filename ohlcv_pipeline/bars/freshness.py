@@ -1,0 +1,60 @@
+"""How far a series is behind, in the time of its market: nights, weekends and holidays add nothing.
+
+Pure arithmetic on the calendar. Who is told about it, and when, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Calendar, Instrument, Interval, Market, from_us
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The lag of one series in minutes, and whether that is too much. No lag without a bar to measure from."""
+
+    lag_minutes: float | None
+    stale: bool
+
+
+def open_minutes(calendar: Calendar, start_us: int, end_us: int) -> float:
+    """Return how many minutes of [start, end) lie inside sessions."""
+    part = calendar.sessions(start_us, end_us)
+    opens = np.maximum(calendar.opens[part], start_us)
+    closes = np.minimum(calendar.closes[part], end_us)
+    return float(np.maximum(closes - opens, 0).sum() / MINUTE_US)
+
+
+def freshness(
+    market: Market,
+    interval: Interval,
+    instrument: Instrument,
+    newest_us: int | None,
+    now_us: int,
+    threshold_minutes: float,
+) -> Freshness:
+    """Judge a series by its newest stored bucket.
+
+    Minutes: the open minutes between the close of the newest bar and now. Days: the minutes since the close
+    of the first expected bar that follows the newest one, 0 when there is none. Stale when that is more than
+    the threshold; exactly the threshold is fresh. A series without bars is stale once one is expected.
+    """
+    if newest_us is None:
+        start, _ = market.target_window(interval, from_us(now_us))
+        return Freshness(None, stale=len(market.expected(interval, instrument, start, now_us, now_us)) > 0)
+    if interval is Interval.MINUTE:
+        lag = open_minutes(market.calendar, newest_us + MINUTE_US, now_us)
+    else:
+        lag = _day_lag(market, newest_us, now_us)
+    return Freshness(lag, stale=lag > threshold_minutes)
+
+
+def _day_lag(market: Market, newest_us: int, now_us: int) -> float:
+    following = market.buckets(Interval.DAY, newest_us + DAY_US, now_us)
+    if not len(following):
+        return 0.0
+    close = int(market.bucket_closes(Interval.DAY, following[:1])[0])
+    return max(0.0, (now_us - close) / MINUTE_US)

@@ -1,0 +1,175 @@
+"""Ingestion: from the buckets that should be there to bars in the lake, in batches of cells.
+
+A batch is fetched while the one before it is committed. What to fetch is `planning`, which bars are good is `schema`,
+what changes is `publication`; the Dagster asset around this is in `assets`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ohlcv_pipeline.bars.gaps import common, missing, union
+from ohlcv_pipeline.bars.planning import Cells, Order, Quest, batches, quests, wanted
+from ohlcv_pipeline.bars.publication import Offer, publish
+from ohlcv_pipeline.bars.schema import Delivery, judge
+from ohlcv_pipeline.frames import micros
+from ohlcv_pipeline.lake.raw import RawObject
+from ohlcv_pipeline.lake.store import Store
+from ohlcv_pipeline.markets import to_us
+from ohlcv_pipeline.vendors.base import Answer, Page
+from ohlcv_pipeline.vendors.errors import VendorError
+from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: requests answered of those planned, and rows published so far."""
+
+    requests: int
+    planned: int
+    rows: int
+
+
+@dataclass
+class Outcome:
+    """What a run did. `failures` names the symbols that could not be accounted for, and why."""
+
+    cells: int = 0
+    rows: int = 0
+    requests: int = 0
+    duplicates: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, VendorError] = field(default_factory=dict)
+    shifted: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Symbol → code, for every symbol that was not accounted for."""
+        return {s: str(e.code) for s, e in self.failures.items()} | dict.fromkeys(self.shifted, "ratio_shift")
+
+
+def planned_requests(
+    order: Order, cells: Cells, sources: Mapping[str, Source], batch_rows: int, now_us: int
+) -> Counter[str]:
+    """Return how many requests each vendor would be sent, if the first one asked delivers: what a dry run shows."""
+    counts: Counter[str] = Counter()
+    for batch in batches(cells, batch_rows):
+        for quest in quests(order, batch, frozenset()):
+            for fetch in plan(
+                sources, order.market.vendors, quest.instrument, order.interval, quest.windows([]), now_us
+            ):
+                counts[fetch.vendor] += len(fetch.requests)
+    return counts
+
+
+async def ingest(
+    order: Order,
+    store: Store,
+    sources: Mapping[str, Source],
+    clock: Callable[[], datetime],
+    batch_rows: int,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Account for every cell of the order, as far as the vendors allow, and say what could not be had.
+
+    Symbols that fail do not keep the others from being published. Running it again continues where it ended.
+    Raises LakeError when the lake fails.
+    """
+    now = clock()
+    cells = wanted(order, store.reader, now)
+    planned = planned_requests(order, cells, sources, batch_rows, to_us(now)).total()
+    outcome = Outcome(cells=len(cells))
+
+    def answered(page: Page) -> None:
+        outcome.requests += len(page.answers)
+        on_progress(Progress(outcome.requests, max(planned, outcome.requests), outcome.rows))
+
+    omitting = frozenset(name for name, source in sources.items() if source.adapter.omits_empty_buckets)
+    committing: asyncio.Task[None] | None = None
+    for batch in batches(cells, batch_rows):
+        collected = await asyncio.gather(
+            *(_ask(order, quest, sources, to_us(now), answered) for quest in quests(order, batch, omitting))
+        )
+        if committing is not None:
+            await committing
+        partitions = sorted({key for _, key in batch})
+        committing = asyncio.create_task(_commit(order, store, partitions, collected, clock(), outcome))
+    if committing is not None:
+        await committing
+    on_progress(Progress(outcome.requests, outcome.requests, outcome.rows))
+    return outcome
+
+
+async def _ask(
+    order: Order, quest: Quest, sources: Mapping[str, Source], now_us: int, answered: Callable[[Page], None]
+) -> tuple[Quest, Collected]:
+    collected = await collect(
+        sources, order.market.vendors, quest.instrument, order.interval, quest.windows, now_us, on_fetched=answered
+    )
+    return quest, collected
+
+
+async def _commit(
+    order: Order,
+    store: Store,
+    partitions: Sequence[str],
+    collected: Sequence[tuple[Quest, Collected]],
+    now: datetime,
+    outcome: Outcome,
+) -> None:
+    offers = []
+    answers: dict[str, RawObject] = {}
+    for quest, got in collected:
+        symbol = quest.instrument.symbol
+        offer = _offer(order, quest, got, now)
+        offers.append(offer)
+        for page in got.pages:
+            outcome.served[page.fetch.vendor] += page.bars.num_rows
+            answers |= {answer.id: _raw(answer) for answer in page.answers}
+        answers |= {answer.id: _raw(answer, note="malformed") for answer in got.rejected}
+        if got.failures and len(quest.missing(got.pages)):
+            outcome.failures[symbol] = got.failures[-1][1]
+        outcome.duplicates += len(offer.judged.duplicates)
+        outcome.dropped.update(offer.judged.dropped)
+    published = await asyncio.to_thread(publish, order, store, partitions, offers, list(answers.values()), now)
+    outcome.rows += published.rows
+    outcome.shifted += [symbol for symbol in published.shifted if symbol not in outcome.shifted]
+
+
+def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:
+    deliveries = [
+        Delivery(
+            bars=page.bars,
+            start_us=page.fetch.start_us,
+            end_us=page.fetch.end_us,
+            vendor=page.fetch.vendor,
+            raw_id=page.answers[-1].id if page.answers else "",
+            fetched_at=page.answers[-1].received_at if page.answers else now,
+            rejects=[(reject.bucket_start, reject.reason, reject.raw) for reject in page.rejects],
+        )
+        for page in got.pages
+    ]
+    judged = judge(deliveries, order.market, order.interval, to_us(now))
+    no_trades = common(quest.no_trades(got.pages), quest.buckets)
+    without_bar = missing(quest.buckets, union(micros(judged.bars["bucket_start"]), no_trades), order.interval)
+    # A failed vendor says nothing about the buckets it did not deliver.
+    unanswered = without_bar[:0] if got.failures else without_bar
+    return Offer(quest.instrument, judged, deliveries, no_trades, unanswered)
+
+
+def _raw(answer: Answer, note: str | None = None) -> RawObject:
+    return RawObject(
+        id=answer.id,
+        vendor=answer.request.vendor,
+        url=answer.url,
+        status=answer.status,
+        headers=list(answer.headers.items()),
+        fetched_at=answer.received_at,
+        body=answer.body,
+        note=note,
+    )

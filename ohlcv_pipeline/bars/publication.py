@@ -1,0 +1,329 @@
+"""Publishing a batch: judged bars become inserts, revisions, manifest rows and quarantine in one transaction.
+
+The comparison with what is stored is `merge`, the transaction `lake.writer`. After the commit every cell is read
+back and hashed: what is not in the lake as it was meant to be is an error, not a hope.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION
+from ohlcv_pipeline.bars.gaps import common
+from ohlcv_pipeline.bars.merge import Account, Merged, account, merge
+from ohlcv_pipeline.bars.planning import SECOND_LOOK, Cause, Order
+from ohlcv_pipeline.bars.schema import Delivery, Finding, Judged, Reason
+from ohlcv_pipeline.bars.verify import mismatches
+from ohlcv_pipeline.frames import TIMESTAMP, VALUE_COLUMNS, Micros, micros
+from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.raw import RawObject
+from ohlcv_pipeline.lake.store import Store
+from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, BAR_REVISIONS, MANIFEST, QUARANTINE, STORED_BARS
+from ohlcv_pipeline.lake.writer import Changes, Scope, Stored
+from ohlcv_pipeline.markets import Instrument, from_us, span_us, to_us
+
+PENDING_TAIL = timedelta(minutes=15)
+"""A vendor may be this late with its newest minutes before their absence says anything."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What was collected of one symbol: judged bars, where they came from, and what is still without a bar.
+
+    `no_trades` and `unanswered` are expected buckets in µs: proven empty, and asked for in vain.
+    """
+
+    instrument: Instrument
+    judged: Judged
+    deliveries: Sequence[Delivery]
+    no_trades: Micros
+    unanswered: Micros
+
+
+@dataclass
+class Published:
+    """Rows written, and the symbols whose prices all moved by one factor and were therefore not."""
+
+    rows: int = 0
+    shifted: list[str] = field(default_factory=list)
+
+
+def publish(
+    order: Order,
+    store: Store,
+    partitions: Sequence[str],
+    offers: Sequence[Offer],
+    answers: Sequence[RawObject],
+    now: datetime,
+) -> Published:
+    """Publish the offers into the cells of these partitions, and prove it.
+
+    Publishing the same offers again changes nothing and writes nothing. Raises LakeError.
+    """
+    decision = Decision(order, partitions, now)
+    scope = Scope(
+        market=order.market.name,
+        interval=order.interval,
+        symbols=[offer.instrument.symbol for offer in offers],
+        partitions=partitions,
+        start_us=min(start for start, _ in decision.bounds.values()),
+        end_us=max(end for _, end in decision.bounds.values()),
+    )
+    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers, now)
+    damaged = mismatches(store.reader, order.market, order.interval, changes.manifest)
+    if damaged:
+        cells = ", ".join(f"{row['symbol']} {row['partition']}" for row in damaged)
+        raise LakeError(f"published bars read back with another checksum: {cells}")
+    return Published(changes.inserted.num_rows, decision.shifted)
+
+
+class Decision:
+    """What a batch of offers changes, given the stored state; asked again after a conflict."""
+
+    def __init__(self, order: Order, partitions: Sequence[str], now: datetime) -> None:
+        self.order = order
+        self.now = now
+        self.bounds = {key: order.market.partition_bounds(order.interval, key) for key in partitions}
+        self.ends = {key: order.market.partition_end(order.interval, key) for key in partitions}
+        self.shifted: list[str] = []
+
+    def changes(self, stored: Stored, offers: Sequence[Offer]) -> Changes:
+        """Return what the offers change."""
+        self.shifted = []
+        bars, absent = _by_symbol(stored.bars), _by_symbol(stored.absent)
+        cells = {(row["symbol"], row["partition"]): row for row in stored.manifest.to_pylist()}
+        inserted, superseded = [], []
+        manifest: list[dict[str, Any]] = []
+        new_absent: list[dict[str, Any]] = []
+        old_absent: list[dict[str, Any]] = []
+        findings: list[dict[str, Any]] = []
+        for offer in offers:
+            symbol = offer.instrument.symbol
+            merged = merge(
+                bars.get(symbol, stored.bars.slice(0, 0)), self._stored_form(offer), self._rank, force=self.order.force
+            )
+            findings += [self._finding(symbol, finding) for finding in offer.judged.findings]
+            if merged.shifted:
+                self.shifted.append(symbol)
+                findings += [self._finding(symbol, finding) for finding in _shift_findings(offer)]
+                continue
+            inserted.append(merged.inserted)
+            absences = self._absences(offer, merged, absent.get(symbol, stored.absent.slice(0, 0)))
+            new_absent += absences.added
+            old_absent += absences.removed
+            for key in self.bounds:
+                row = self._manifest_row(offer, key, merged, absences, cells.get((symbol, key)))
+                if row is not None:
+                    manifest.append(row)
+                    if merged.superseded.num_rows:
+                        superseded.append(self._superseded(merged, key, cells[symbol, key]))
+        return Changes(
+            inserted=pa.concat_tables([STORED_BARS.empty_table(), *inserted]),
+            superseded=pa.concat_tables([BAR_REVISIONS.empty_table(), *superseded]),
+            manifest=pa.Table.from_pylist(manifest, MANIFEST),
+            absent=pa.Table.from_pylist(new_absent, ABSENT_BUCKETS),
+            present=pa.Table.from_pylist(old_absent, ABSENT_BUCKETS),
+            quarantine=pa.Table.from_pylist(findings, QUARANTINE),
+        )
+
+    def _rank(self, vendor: str) -> int:
+        order = self.order.market.vendors
+        return order.index(vendor) if vendor in order else len(order)
+
+    def _stored_form(self, offer: Offer) -> pa.Table:
+        """Return the judged bars with the columns that tell where they came from."""
+        judged, n = offer.judged, offer.judged.bars.num_rows
+        source = pa.array(judged.source)
+        vendors = pa.array([d.vendor for d in offer.deliveries], pa.string())
+        fetched = pa.array([d.fetched_at for d in offer.deliveries], TIMESTAMP)
+        return pa.Table.from_arrays(
+            [
+                _constant(offer.instrument.symbol, n),
+                *judged.bars.columns,
+                vendors.take(source),
+                fetched.take(source),
+                _constant(self.order.run_id, n),
+            ],
+            schema=STORED_BARS,
+        )
+
+    def _absences(self, offer: Offer, merged: Merged, before: pa.Table) -> _Absences:
+        """Return which expected buckets are held to be without a bar, and what changes about that."""
+        held = dict(
+            zip(
+                micros(before["bucket_start"]).tolist(),
+                zip(before["cause"].to_pylist(), micros(before["looked_at"]).tolist(), strict=True),
+                strict=True,
+            )
+        )
+        has_bar = set(micros(merged.bars["bucket_start"]).tolist()) if held else set()
+        now_us = to_us(self.now)
+        found: dict[int, str] = {}
+        for bucket in _not_in(offer.unanswered, merged.bars).tolist():
+            cause, looked = held.get(bucket, (None, 0))
+            if cause is None and bucket <= now_us - span_us(PENDING_TAIL):
+                found[bucket] = Cause.UNANSWERED
+            elif cause == Cause.UNANSWERED and looked <= now_us - span_us(SECOND_LOOK):
+                found[bucket] = Cause.UNFILLABLE
+        found |= dict.fromkeys(_not_in(offer.no_trades, merged.bars).tolist(), Cause.NO_TRADES)
+        found = {b: c for b, c in found.items() if held.get(b, ("", 0))[0] not in (c, Cause.UNFILLABLE)}
+        gone = [b for b in held if b in has_bar or b in found]
+        causes = {b: c for b, (c, _) in held.items() if b not in gone} | found
+        return _Absences(
+            causes,
+            added=[self._absence(offer, b, cause) for b, cause in found.items()],
+            removed=[self._absence(offer, b, held[b][0]) for b in gone],
+        )
+
+    def _absence(self, offer: Offer, bucket: int, cause: str) -> dict[str, Any]:
+        key = next(k for k, (start, end) in self.bounds.items() if start <= bucket < end)
+        return self._cell(offer.instrument.symbol, key) | {
+            "bucket_start": from_us(bucket),
+            "cause": str(cause),
+            "looked_at": self.now,
+        }
+
+    def _manifest_row(
+        self, offer: Offer, key: str, merged: Merged, absences: _Absences, before: dict[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """Return the cell's new manifest row, None when it stays as it is."""
+        market, interval = self.order.market, self.order.interval
+        start, end = self.bounds[key]
+        expected = market.expected(interval, offer.instrument, start, end, to_us(self.now))
+        if not len(expected) and before is None:
+            return None
+        delay = market.publish_delay[interval]
+        measured = account(
+            offer.instrument.symbol,
+            interval,
+            _between(merged.bars, start, end),
+            expected=len(expected),
+            no_trades=absences.count(Cause.NO_TRADES, start, end),
+            unfillable=absences.count(Cause.UNFILLABLE, start, end),
+            ended=self.ends[key] <= to_us(self.now - delay),
+        )
+        row = self._cell(offer.instrument.symbol, key) | _columns(measured)
+        if before is not None and all(before[name] == value for name, value in row.items()):
+            return None
+        changed = before is None or before["checksum"] != measured.checksum
+        came_from = [d.raw_id for d in offer.deliveries if d.start_us < end and d.end_us > start]
+        return row | {
+            "checksum_version": CHECKSUM_VERSION,
+            "raw_ids": sorted({*(before["raw_ids"] if before else ()), *came_from}),
+            "run_id": self.order.run_id if before is None or changed else before["run_id"],
+            "revision": (before["revision"] if before else 0) + int(changed),
+            "fetched_at": self.now if before is None or changed else before["fetched_at"],
+        }
+
+    def _superseded(self, merged: Merged, key: str, before: dict[str, Any]) -> pa.Table:
+        """Return the cell's replaced bars as rows of the revision history."""
+        rows = _between(merged.superseded, *self.bounds[key])
+        n = rows.num_rows
+        return pa.Table.from_arrays(
+            [
+                _constant(self.order.market.name, n),
+                _constant(str(self.order.interval), n),
+                *rows.columns,
+                pa.array([before["revision"]] * n, pa.int64()),
+                rows["fetched_at"],
+                pa.array([self.now] * n, TIMESTAMP),
+                _constant(self.order.run_id, n),
+            ],
+            schema=BAR_REVISIONS,
+        )
+
+    def _finding(self, symbol: str, finding: Finding) -> dict[str, Any]:
+        bucket = finding.bucket_start
+        key = next((k for k, (start, end) in self.bounds.items() if bucket is not None and start <= bucket < end), None)
+        return self._cell(symbol, key) | {
+            "bucket_start": None if bucket is None else from_us(bucket),
+            "reason": str(finding.reason),
+            "published": finding.published,
+            "raw": finding.raw,
+            "vendor": finding.vendor,
+            "raw_id": finding.raw_id,
+            "run_id": self.order.run_id,
+            "quarantined_at": self.now,
+        }
+
+    def _cell(self, symbol: str, key: str | None) -> dict[str, Any]:
+        return {
+            "market": self.order.market.name,
+            "interval": str(self.order.interval),
+            "symbol": symbol,
+            "partition": key,
+        }
+
+
+@dataclass(frozen=True)
+class _Absences:
+    """The buckets of one symbol held to be without a bar, by cause, and the difference to what was held before."""
+
+    causes: dict[int, str]
+    added: list[dict[str, Any]]
+    removed: list[dict[str, Any]]
+
+    def count(self, cause: Cause, start: int, end: int) -> int:
+        return sum(1 for bucket, held in self.causes.items() if held == cause and start <= bucket < end)
+
+
+def _columns(measured: Account) -> dict[str, Any]:
+    def instant(us: int | None) -> datetime | None:
+        return None if us is None else from_us(us)
+
+    return {
+        "rows": measured.rows,
+        "expected_rows": measured.expected_rows,
+        "no_trades_rows": measured.no_trades_rows,
+        "unfillable_rows": measured.unfillable_rows,
+        "first_bucket": instant(measured.first_bucket),
+        "last_bucket": instant(measured.last_bucket),
+        "checksum": measured.checksum,
+        "vendor": measured.vendor,
+        "complete": measured.complete,
+    }
+
+
+def _shift_findings(offer: Offer) -> list[Finding]:
+    judged = offer.judged
+    rows = judged.bars.select(VALUE_COLUMNS).to_pylist()
+    return [
+        Finding(
+            bucket, Reason.RATIO_SHIFT, json.dumps(row), False, offer.deliveries[at].vendor, offer.deliveries[at].raw_id
+        )
+        for bucket, row, at in zip(
+            micros(judged.bars["bucket_start"]).tolist(), rows, judged.source.tolist(), strict=True
+        )
+    ]
+
+
+def _constant(value: str, n: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), n)
+
+
+def _by_symbol(table: pa.Table) -> dict[str, pa.Table]:
+    """Split a table that is sorted by symbol, without copying it."""
+    if not table.num_rows:
+        return {}
+    table = table.sort_by("symbol") if table.schema.equals(ABSENT_BUCKETS) else table
+    symbols = table["symbol"].to_numpy()
+    first = np.flatnonzero(np.append(True, symbols[1:] != symbols[:-1]))
+    lengths = np.diff(np.append(first, len(symbols)))
+    return {symbols[i]: table.slice(i, n) for i, n in zip(first.tolist(), lengths.tolist(), strict=True)}
+
+
+def _between(bars: pa.Table, start: int, end: int) -> pa.Table:
+    lo, hi = np.searchsorted(micros(bars["bucket_start"]), [start, end])
+    return bars.slice(lo, hi - lo)
+
+
+def _not_in(buckets: Micros, bars: pa.Table) -> Micros:
+    held = micros(bars["bucket_start"])
+    return np.setdiff1d(buckets, common(buckets, held), assume_unique=True) if len(buckets) else buckets

@@ -1,0 +1,177 @@
+"""Reading: one snapshot a call, safe beside any number of writers.
+
+A read never sees half a publication. What the values mean (roll-ups, coverage) is computed above, in `bars/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ohlcv_pipeline.frames import BAR_SCHEMA, VALUE_COLUMNS, micros
+from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
+from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, MANIFEST, QUARANTINE, DataFile, bars_table, data_files
+from ohlcv_pipeline.markets import Interval
+
+_BARS = ", ".join(BAR_SCHEMA.names)
+
+
+@dataclass
+class Reader:
+    """Reads one lake. Each call takes a connection of its own, so that threads may share a reader."""
+
+    catalog: Catalog
+    _plan: tuple[int, Sequence[DataFile]] = field(default=(-1, ()), repr=False)
+
+    def query(
+        self, sql: str, parameters: Sequence[object] = (), views: Mapping[str, pa.Table] | None = None
+    ) -> pa.Table:
+        """Return what a SELECT over `lake.…` and the named `views` gives, from one snapshot. Raises LakeError."""
+        if not self.catalog.exists:
+            raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
+        connection = self.catalog.cursor()
+        try:
+            for name, view in (views or {}).items():
+                connection.register(name, view)
+            return retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table())
+        except duckdb.Error as error:
+            raise LakeError(f"the lake cannot be read: {error}") from error
+        finally:
+            connection.close()
+
+    def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
+        """Return one symbol's bars of `BAR_SCHEMA` with start <= `bucket_start` < end, sorted."""
+        table = bars_table(market, interval)
+        files = [
+            file
+            for file in self._files()
+            if file.table == table
+            and (file.first_us is None or file.last_us is None or (file.first_us < end_us and file.last_us >= start_us))
+        ]
+        if not files:
+            return BAR_SCHEMA.empty_table()
+        # DuckLake asks its catalog a dozen questions a scan; files without marks of deletion can be read as they are.
+        direct = all(file.marks is None for file in files)
+        paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in files)
+        bars = self.query(
+            f"SELECT {_BARS} FROM {f'read_parquet([{paths}])' if direct else table} WHERE symbol = ?"
+            " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)",
+            [symbol, start_us, end_us],
+        ).cast(BAR_SCHEMA)
+        starts = micros(bars["bucket_start"])
+        return bars if (np.diff(starts) > 0).all() else bars.sort_by("bucket_start")
+
+    def _files(self) -> Sequence[DataFile]:
+        """Return the lake's files; the catalog is asked for them once a snapshot, for a snapshot never changes."""
+        if not self.catalog.exists:
+            raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
+        connection = self.catalog.cursor()
+        try:
+            newest = "SELECT max(snapshot_id) FROM __ducklake_metadata_lake.ducklake_snapshot"
+            ((snapshot,),) = connection.execute(newest).fetchall()
+            if self._plan[0] != snapshot:
+                self._plan = snapshot, retry_conflicts(lambda: data_files(connection))
+            return self._plan[1]
+        except duckdb.Error as error:
+            raise LakeError(f"the lake cannot be read: {error}") from error
+        finally:
+            connection.close()
+
+    def buckets(self, market: str, interval: Interval, cells: pa.Table) -> pa.Table:
+        """Return `symbol` and `bucket_start` of what is stored of some cells, sorted.
+
+        `cells` has the columns `symbol`, `start_us`, `end_us`.
+        """
+        return self.query(
+            f"SELECT b.symbol, b.bucket_start FROM {bars_table(market, interval)} b JOIN cells c ON b.symbol = c.symbol"
+            " AND b.bucket_start >= make_timestamptz(c.start_us) AND b.bucket_start < make_timestamptz(c.end_us)"
+            " ORDER BY ALL",
+            views={"cells": cells},
+        )
+
+    def values(self, market: str, interval: Interval, start_us: int, end_us: int, symbols: Sequence[str]) -> pa.Table:
+        """Return `symbol`, `bucket_start` and the five values of a window, sorted by symbol and bucket."""
+        return self.query(
+            f"SELECT symbol, {', '.join(('bucket_start', *VALUE_COLUMNS))} FROM {bars_table(market, interval)}"
+            " WHERE bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+            " AND list_contains(?, symbol) ORDER BY symbol, bucket_start",
+            [start_us, end_us, list(symbols)],
+        )
+
+    def newest(self, market: str, interval: Interval | None, symbol: str) -> int:
+        """Return the newest stored bucket of a symbol in µs, of any interval if none is named; -1 without one."""
+        rows = self.query(
+            "SELECT epoch_us(max(last_bucket)) AS newest FROM lake.manifest"
+            " WHERE market = ? AND symbol = ? AND (? IS NULL OR interval = ?)",
+            [market, symbol, interval, interval],
+        ).to_pylist()
+        newest = rows[0]["newest"]
+        return -1 if newest is None else int(newest)
+
+    def counts(self, market: str, interval: Interval) -> pa.Table:
+        """Return `symbol`, the number of `rows` stored of it, and of distinct `buckets`."""
+        return self.query(
+            "SELECT symbol, count(*) AS rows, count(DISTINCT bucket_start) AS buckets"
+            f" FROM {bars_table(market, interval)} GROUP BY symbol"
+        )
+
+    def seals(self) -> list[tuple[str, int, str]]:
+        """Return path, size and SHA-256 of every sealed file that the lake consists of now."""
+        current = {path for file in self._files() for path in (file.path, file.marks)}
+        rows = self.query("SELECT DISTINCT path, bytes, sha256 FROM lake.file_seals").to_pylist()
+        return [(row["path"], row["bytes"], row["sha256"]) for row in rows if row["path"] in current]
+
+    def manifest(
+        self,
+        market: str,
+        interval: Interval,
+        symbols: Sequence[str] | None = None,
+        partitions: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return manifest rows, sorted by symbol and partition."""
+        return self._cells("manifest", MANIFEST, market, interval, symbols, partitions)
+
+    def absent(
+        self,
+        market: str,
+        interval: Interval,
+        symbols: Sequence[str] | None = None,
+        partitions: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return the settled absent buckets, sorted by symbol and partition."""
+        return self._cells("absent_buckets", ABSENT_BUCKETS, market, interval, symbols, partitions)
+
+    def quarantine(
+        self,
+        market: str,
+        interval: Interval,
+        symbols: Sequence[str] | None = None,
+        partitions: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return the quarantined and flagged rows, sorted by symbol and partition."""
+        return self._cells("quarantine", QUARANTINE, market, interval, symbols, partitions)
+
+    def _cells(
+        self,
+        name: str,
+        schema: pa.Schema,
+        market: str,
+        interval: Interval,
+        symbols: Sequence[str] | None,
+        partitions: Sequence[str] | None,
+    ) -> pa.Table:
+        conditions: list[str] = ["market = ?", "interval = ?"]
+        parameters: list[Any] = [market, interval]
+        for column, values in (("symbol", symbols), ("partition", partitions)):
+            if values is not None:
+                conditions.append(f"list_contains(?, {column})")
+                parameters.append(list(values))
+        where = " AND ".join(conditions)
+        return self.query(f"SELECT * FROM lake.{name} WHERE {where} ORDER BY symbol, partition", parameters).cast(
+            schema
+        )

@@ -1,0 +1,262 @@
+"""The lake's tables: their columns as Arrow schemas, and the migrations that create them.
+
+Bars have one pair of tables a market (`<market>.ohlcv_minute`, `<market>.ohlcv_day`); the rest are shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP
+from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts, transaction
+from ohlcv_pipeline.markets import Interval
+
+TEXT = pa.string()
+
+STORED_BARS = pa.schema(
+    [
+        pa.field("symbol", TEXT),
+        *BAR_SCHEMA,
+        pa.field("source_vendor", TEXT),
+        pa.field("fetched_at", TIMESTAMP),
+        pa.field("run_id", TEXT),
+    ]
+)
+
+CELL = [pa.field(name, TEXT) for name in ("market", "interval", "symbol", "partition")]
+"""A cell is what one manifest row speaks of: one symbol of one partition of one table."""
+
+MANIFEST = pa.schema(
+    [
+        *CELL,
+        pa.field("rows", pa.int64()),
+        pa.field("expected_rows", pa.int64()),
+        pa.field("no_trades_rows", pa.int64()),
+        pa.field("unfillable_rows", pa.int64()),
+        pa.field("first_bucket", TIMESTAMP),
+        pa.field("last_bucket", TIMESTAMP),
+        pa.field("checksum", TEXT),
+        pa.field("checksum_version", pa.int32()),
+        pa.field("vendor", TEXT),
+        pa.field("raw_ids", pa.list_(TEXT)),
+        pa.field("run_id", TEXT),
+        pa.field("revision", pa.int64()),
+        pa.field("fetched_at", TIMESTAMP),
+        pa.field("complete", pa.bool_()),
+    ]
+)
+
+ABSENT_BUCKETS = pa.schema(
+    [
+        *CELL,
+        pa.field("bucket_start", TIMESTAMP),
+        pa.field("cause", TEXT),
+        pa.field("looked_at", TIMESTAMP),
+    ]
+)
+"""Expected buckets that were asked for in vain, what that is held to mean, and when it was last looked at."""
+
+BAR_REVISIONS = pa.schema(
+    [
+        pa.field("market", TEXT),
+        pa.field("interval", TEXT),
+        *STORED_BARS,
+        pa.field("revision", pa.int64()),
+        pa.field("valid_from", TIMESTAMP),
+        pa.field("superseded_at", TIMESTAMP),
+        pa.field("superseded_by_run", TEXT),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        *CELL,
+        pa.field("bucket_start", TIMESTAMP),
+        pa.field("reason", TEXT),
+        pa.field("published", pa.bool_()),
+        pa.field("raw", TEXT),
+        pa.field("vendor", TEXT),
+        pa.field("raw_id", TEXT),
+        pa.field("run_id", TEXT),
+        pa.field("quarantined_at", TIMESTAMP),
+    ]
+)
+
+RAW_OBJECTS = pa.schema(
+    [
+        pa.field("id", TEXT),
+        pa.field("pack", TEXT),
+        pa.field("vendor", TEXT),
+        pa.field("url", TEXT),
+        pa.field("status", pa.int32()),
+        pa.field("bytes", pa.int64()),
+        pa.field("fetched_at", TIMESTAMP),
+    ]
+)
+
+FILE_SEALS = pa.schema(
+    [
+        pa.field("path", TEXT),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", TEXT),
+        pa.field("sealed_at", TIMESTAMP),
+    ]
+)
+"""Size and hash of every file of the lake: the checksum covers five values of a bar, the seal every byte."""
+
+HEADS = pa.schema([pa.field("market", TEXT), pa.field("interval", TEXT), pa.field("version", pa.int64())])
+
+_SQL_TYPES = {
+    TEXT: "VARCHAR",
+    TIMESTAMP: "TIMESTAMPTZ",
+    pa.float64(): "DOUBLE",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.bool_(): "BOOLEAN",
+    pa.list_(TEXT): "VARCHAR[]",
+}
+
+_INLINED_ROWS = 1_000
+"""Smaller inserts into the shared tables stay in the catalog until maintenance flushes them. Bars never do: a
+reader may then take the list of a table's files for the whole of it."""
+
+_SHARED = {
+    "manifest": MANIFEST,
+    "absent_buckets": ABSENT_BUCKETS,
+    "bar_revisions": BAR_REVISIONS,
+    "quarantine": QUARANTINE,
+    "raw_objects": RAW_OBJECTS,
+    "file_seals": FILE_SEALS,
+    "heads": HEADS,
+}
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+"""What takes a lake of version n to n + 1, from 1 on; entries are only ever added. A new lake is made whole."""
+
+
+def bars_table(market: str, interval: Interval | str) -> str:
+    """Return the qualified name of a market's bars, for use in SQL."""
+    return f'lake."{market}".ohlcv_{interval}'
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of the newest snapshot. First and last bucket in µs where the table has buckets.
+
+    `marks` is the file that lists deleted rows of it, None when it has all its rows.
+    """
+
+    table: str
+    path: str
+    first_us: int | None
+    last_us: int | None
+    marks: str | None
+
+
+_FILES = """
+WITH home AS (
+    SELECT t.table_id, 'lake."' || s.schema_name || '".' || t.table_name AS name,
+        CASE WHEN s.path_is_relative THEN m.value || s.path ELSE s.path END AS schema_path, t.path, t.path_is_relative
+    FROM {meta}.ducklake_table t
+    JOIN {meta}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+    JOIN {meta}.ducklake_metadata m ON m.key = 'data_path'
+    WHERE t.end_snapshot IS NULL
+)
+SELECT h.name, CASE WHEN h.path_is_relative THEN h.schema_path || h.path ELSE h.path END AS folder,
+    f.path, f.path_is_relative, d.path, d.path_is_relative,
+    epoch_us(v.min_value::TIMESTAMPTZ), epoch_us(v.max_value::TIMESTAMPTZ)
+FROM {meta}.ducklake_data_file f
+JOIN home h ON h.table_id = f.table_id
+LEFT JOIN {meta}.ducklake_column k
+    ON k.table_id = f.table_id AND k.column_name = 'bucket_start' AND k.end_snapshot IS NULL
+LEFT JOIN {meta}.ducklake_file_column_stats v ON v.data_file_id = f.data_file_id AND v.column_id = k.column_id
+LEFT JOIN {meta}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND d.end_snapshot IS NULL
+WHERE f.end_snapshot IS NULL
+"""
+
+
+def data_files(connection: duckdb.DuckDBPyConnection) -> list[DataFile]:
+    """Return the files that the newest snapshot consists of, by table and time.
+
+    Read from the catalog as the DuckLake 1.0 specification lays it out: a path may be relative to its
+    table's, its schema's and the lake's own.
+    """
+    rows = connection.execute(_FILES.format(meta="__ducklake_metadata_lake")).fetchall()
+    files = [
+        DataFile(
+            table=name,
+            path=folder + path if relative else path,
+            first_us=first,
+            last_us=last,
+            marks=None if marks is None else folder + marks if marks_relative else marks,
+        )
+        for name, folder, path, relative, marks, marks_relative, first, last in rows
+    ]
+    return sorted(files, key=lambda file: (file.table, file.first_us or 0, file.path))
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f'"{field.name}" {_SQL_TYPES[field.type]}' for field in schema)
+
+
+def ensure(catalog: Catalog, markets: tuple[str, ...]) -> None:
+    """Bring the lake to the newest version and give each market its tables. Repeating it changes nothing."""
+    connection = catalog.cursor()
+    try:
+        retry_conflicts(lambda: _ensure(connection, markets))
+    finally:
+        connection.close()
+
+
+def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> None:
+    have = {
+        (schema, name)
+        for schema, name in connection.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = 'lake'"
+        ).fetchall()
+    }
+    newest = 1 + len(MIGRATIONS)
+    version = 0
+    if ("main", "lake_version") in have:
+        ((version,),) = connection.execute("SELECT max(version) FROM lake.lake_version").fetchall()
+    if version > newest:
+        raise LakeError(f"the lake is of version {version}, this release knows {newest}; upgrade the package")
+    missing = [m for m in markets if (m, "ohlcv_day") not in have]
+    if version == newest and not missing:
+        return
+    with transaction(connection):
+        if version == 0:
+            _create(connection)
+        elif version < newest:
+            for statement in (line for step in MIGRATIONS[version - 1 :] for line in step):
+                connection.execute(statement)
+        if version < newest:
+            connection.execute("INSERT INTO lake.lake_version VALUES (?)", [newest])
+        for market in missing:
+            connection.execute(f'CREATE SCHEMA lake."{market}"')
+            for interval in Interval:
+                table = bars_table(market, interval)
+                connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
+                connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
+                connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0)", [market, interval])
+    if version == 0:
+        for name in _SHARED:
+            connection.execute(
+                "CALL lake.set_option('data_inlining_row_limit', ?, table_name => ?)", [_INLINED_ROWS, name]
+            )
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("CREATE TABLE lake.lake_version (version INTEGER)")
+    for name, schema in _SHARED.items():
+        connection.execute(f"CREATE TABLE lake.{name} ({_columns(schema)})")
+    # Version 2 of Parquet packs times and prices a third smaller; short row groups let a read skip other symbols.
+    for option, value in (
+        ("parquet_version", "2"),
+        ("parquet_row_group_size", "20480"),
+        ("data_inlining_row_limit", "0"),
+    ):
+        connection.execute(f"CALL lake.set_option('{option}', '{value}')")

@@ -1,0 +1,257 @@
+"""Publishing: rows, manifest, revisions, quarantine and raw index of a set of cells commit together or not at all.
+
+The writer knows tables and transactions. What changes is decided by the function it is given, which sees the state
+inside the transaction and is asked again whenever another writer committed first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts, transaction
+from ohlcv_pipeline.lake.raw import RawObject, RawStore
+from ohlcv_pipeline.lake.tables import (
+    ABSENT_BUCKETS,
+    BAR_REVISIONS,
+    FILE_SEALS,
+    MANIFEST,
+    QUARANTINE,
+    RAW_OBJECTS,
+    STORED_BARS,
+    bars_table,
+    data_files,
+)
+from ohlcv_pipeline.markets import Interval
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The cells of one publication: symbols × partitions of one table, and the buckets [start, end) they span."""
+
+    market: str
+    interval: Interval
+    symbols: Sequence[str]
+    partitions: Sequence[str]
+    start_us: int
+    end_us: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the lake holds of a scope, sorted by symbol and bucket, in one snapshot."""
+
+    bars: pa.Table
+    manifest: pa.Table
+    absent: pa.Table
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a publication does. `deleted` and `superseded` are the same rows: out of the table, into revisions.
+
+    `manifest` replaces the rows of the same cells; `present` holds absent buckets whose mark is removed.
+    """
+
+    inserted: pa.Table = field(default_factory=STORED_BARS.empty_table)
+    superseded: pa.Table = field(default_factory=BAR_REVISIONS.empty_table)
+    manifest: pa.Table = field(default_factory=MANIFEST.empty_table)
+    absent: pa.Table = field(default_factory=ABSENT_BUCKETS.empty_table)
+    present: pa.Table = field(default_factory=ABSENT_BUCKETS.empty_table)
+    quarantine: pa.Table = field(default_factory=QUARANTINE.empty_table)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        tables = (self.inserted, self.superseded, self.manifest, self.absent, self.present, self.quarantine)
+        return any(table.num_rows for table in tables)
+
+
+Decide = Callable[[Stored], Changes]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes to one lake."""
+
+    catalog: Catalog
+    raw: RawStore
+
+    def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject], now: datetime) -> Changes:
+        """Commit what `decide` makes of the stored state, and return it. Nothing to change: nothing is written.
+
+        `answers` are made durable in the raw store before the rows that name them are committed.
+        Raises LakeConflictError when other writers came first too often, LakeError when the lake fails.
+        """
+        connection = self.catalog.cursor()
+        try:
+            with self._turn():
+                changes = retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
+                if changes:
+                    _seal(connection, now)
+            return changes
+        except duckdb.Error as error:
+            raise LakeError(f"publishing {scope.market} {scope.interval} bars failed: {error}") from error
+        finally:
+            connection.close()
+
+    def _publish(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        scope: Scope,
+        decide: Decide,
+        answers: Sequence[RawObject],
+    ) -> Changes:
+        with transaction(connection):
+            stored = read_stored(connection, scope)
+            changes = decide(stored)
+            changes = replace(changes, quarantine=_unseen(connection, changes.quarantine))
+            if changes:
+                _raise_head(connection, scope)
+                _index_raw(connection, answers, self.raw.write(answers))
+                _apply(connection, scope, stored, changes)
+        return changes
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for one's turn on this machine. A SQLite catalog admits one writer; queueing beats colliding."""
+        path = self.catalog.sqlite_path
+        if path is None:
+            yield
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name("writer.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def seal(self, now: datetime) -> int:
+        """Record size and SHA-256 of the lake's files that have no seal yet; return how many."""
+        connection = self.catalog.cursor()
+        try:
+            with self._turn():
+                return _seal(connection, now)
+        finally:
+            connection.close()
+
+
+def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope) -> Stored:
+    """Return what the lake holds of a scope, as this connection's transaction sees it."""
+    cells = [scope.market, scope.interval, list(scope.symbols), list(scope.partitions)]
+    where = "market = ? AND interval = ? AND list_contains(?, symbol) AND list_contains(?, partition)"
+    manifest = _table(connection, f"SELECT * FROM lake.manifest WHERE {where}", cells, MANIFEST)
+    if not manifest.num_rows:
+        return Stored(STORED_BARS.empty_table(), manifest, ABSENT_BUCKETS.empty_table())
+    absent = _table(connection, f"SELECT * FROM lake.absent_buckets WHERE {where}", cells, ABSENT_BUCKETS)
+    bars = _table(
+        connection,
+        f"SELECT * FROM {bars_table(scope.market, scope.interval)} WHERE list_contains(?, symbol)"
+        " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+        " ORDER BY symbol, bucket_start",
+        [list(scope.symbols), scope.start_us, scope.end_us],
+        STORED_BARS,
+    )
+    return Stored(bars, manifest, absent)
+
+
+def file_sha256(path: str) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(connection: duckdb.DuckDBPyConnection, now: datetime) -> int:
+    known = {path for (path,) in connection.execute("SELECT path FROM lake.file_seals").fetchall()}
+    paths = [path for file in data_files(connection) for path in (file.path, file.marks) if path is not None]
+    fresh = [path for path in paths if path not in known and "://" not in path]
+    if fresh:
+        seals = pa.Table.from_pydict(
+            {
+                "path": fresh,
+                "bytes": [Path(path).stat().st_size for path in fresh],
+                "sha256": [file_sha256(path) for path in fresh],
+                "sealed_at": [now] * len(fresh),
+            },
+            FILE_SEALS,
+        )
+        retry_conflicts(lambda: _insert(connection, "file_seals", seals))
+    return len(fresh)
+
+
+def _raise_head(connection: duckdb.DuckDBPyConnection, scope: Scope) -> None:
+    """Make two publications to one table conflict, so that the later one decides on the earlier one's state."""
+    connection.execute(
+        "UPDATE lake.heads SET version = version + 1 WHERE market = ? AND interval = ?",
+        [scope.market, scope.interval],
+    )
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object], schema: pa.Schema
+) -> pa.Table:
+    return connection.execute(sql, parameters).to_arrow_table().cast(schema)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    if rows.num_rows:
+        connection.register("incoming", rows)
+        connection.execute(f"INSERT INTO lake.{name} SELECT * FROM incoming")
+        connection.unregister("incoming")
+
+
+def _apply(connection: duckdb.DuckDBPyConnection, scope: Scope, stored: Stored, changes: Changes) -> None:
+    table = bars_table(scope.market, scope.interval)
+    _delete(connection, table, changes.superseded, ("symbol", "bucket_start"))
+    _insert(connection, "bar_revisions", changes.superseded)
+    _insert(connection, table.removeprefix("lake."), changes.inserted)
+    if stored.manifest.num_rows:
+        _delete(connection, "lake.manifest", changes.manifest, ("market", "interval", "symbol", "partition"))
+    _insert(connection, "manifest", changes.manifest)
+    _delete(connection, "lake.absent_buckets", changes.present, ("market", "interval", "symbol", "bucket_start"))
+    _insert(connection, "absent_buckets", changes.absent)
+    _insert(connection, "quarantine", changes.quarantine)
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: tuple[str, ...]) -> None:
+    if rows.num_rows:
+        connection.register("outgoing", rows.select(list(key)))
+        match = " AND ".join(f"t.{name} = o.{name}" for name in key)
+        connection.execute(f"DELETE FROM {table} t USING outgoing o WHERE {match}")
+        connection.unregister("outgoing")
+
+
+def _unseen(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> pa.Table:
+    """Return the quarantine rows that an earlier fetch of the same bad bar has not left already."""
+    if not rows.num_rows:
+        return rows
+    connection.register("candidates", rows)
+    key = ("market", "interval", "symbol", "bucket_start", "reason", "raw")
+    match = " AND ".join(f"q.{name} IS NOT DISTINCT FROM c.{name}" for name in key)
+    fresh = _table(
+        connection,
+        f"SELECT c.* FROM candidates c ANTI JOIN lake.quarantine q ON {match}",
+        [],
+        QUARANTINE,
+    )
+    connection.unregister("candidates")
+    return fresh
+
+
+def _index_raw(connection: duckdb.DuckDBPyConnection, answers: Sequence[RawObject], packs: Mapping[str, str]) -> None:
+    unique = list({answer.id: answer for answer in answers}.values())
+    columns = {
+        "id": [a.id for a in unique],
+        "pack": [packs[a.id] for a in unique],
+        "vendor": [a.vendor for a in unique],
+        "url": [a.url for a in unique],
+        "status": [a.status for a in unique],
+        "bytes": [len(a.body) for a in unique],
+        "fetched_at": [a.fetched_at for a in unique],
+    }
+    _insert(connection, "raw_objects", pa.Table.from_pydict(columns, RAW_OBJECTS))

@@ -1,0 +1,142 @@
+"""Asking the vendors of a market in order until nothing is wanted any more, and remembering who served what.
+
+Which buckets are still wanted is decided by the caller after each round; here is only whom to ask for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ohlcv_pipeline.markets import Instrument, Interval
+from ohlcv_pipeline.vendors.base import Adapter, Answer, Fetch, Page, Transport
+from ohlcv_pipeline.vendors.errors import Code, VendorError
+
+LOOKS = 2
+"""A vendor is asked again, once, for what it left out: a hole at the edge of an answer proves nothing."""
+
+Window = tuple[int, int]
+StillWanted = Callable[[Sequence[Page]], Sequence[Window]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One vendor, ready to be asked."""
+
+    adapter: Adapter
+    transport: Transport
+
+
+@dataclass
+class Collected:
+    """What the vendors delivered of one symbol, and what went wrong on the way."""
+
+    pages: list[Page] = field(default_factory=list)
+    failures: list[tuple[str, VendorError]] = field(default_factory=list)
+    rejected: list[Answer] = field(default_factory=list)
+    requests: int = 0
+
+
+def plan(
+    sources: Mapping[str, Source], order: Sequence[str], instrument: Instrument, interval: Interval,
+    windows: Sequence[Window], now_us: int,
+) -> list[Fetch]:  # fmt: skip
+    """Return the fetches of the first round: what a dry run counts.
+
+    Each window goes to the first vendor that lists the symbol and serves its beginning; what that vendor
+    cannot serve goes to the next.
+    """
+    fetches: list[Fetch] = []
+    left = list(windows)
+    for name in order:
+        spelling = instrument.vendor_symbols.get(name)
+        if spelling is None or name not in sources:
+            continue
+        adapter = sources[name].adapter
+        unserved: list[Window] = []
+        for start, end in left:
+            served = adapter.serves(interval, start, end, now_us)
+            if served is None:
+                unserved.append((start, end))
+                continue
+            fetches += adapter.plan(instrument.symbol, spelling, interval, *served)
+            unserved += [w for w in ((start, served[0]), (served[1], end)) if w[0] < w[1]]
+        left = unserved
+    return fetches
+
+
+async def collect(
+    sources: Mapping[str, Source],
+    order: Sequence[str],
+    instrument: Instrument,
+    interval: Interval,
+    still_wanted: StillWanted,
+    now_us: int,
+    on_fetched: Callable[[Page], None] = lambda page: None,
+) -> Collected:
+    """Fetch what is wanted of one symbol from the vendors in order.
+
+    A vendor that fails, lacks the symbol or cannot reach back that far is followed by the next one.
+
+    Args:
+        sources: the vendors by name.
+        order: the market's order of preference.
+        instrument: the symbol; a vendor without a spelling of it is passed over.
+        interval: of the bars.
+        still_wanted: given the pages so far, the windows [start, end) that are still wanted.
+        now_us: the current instant.
+        on_fetched: called after each fetch.
+    """
+    result = Collected()
+    for name in order:
+        spelling = instrument.vendor_symbols.get(name)
+        if spelling is None or name not in sources:
+            continue
+        source = sources[name]
+        for _ in range(LOOKS):
+            fetches = [
+                fetch
+                for window in still_wanted(result.pages)
+                if (served := source.adapter.serves(interval, *window, now_us)) is not None
+                for fetch in source.adapter.plan(instrument.symbol, spelling, interval, *served)
+            ]
+            if not fetches:
+                break
+            failed = await _round(source, fetches, result, on_fetched)
+            if failed:
+                break
+        if not still_wanted(result.pages):
+            break
+    return result
+
+
+async def _round(
+    source: Source, fetches: Sequence[Fetch], result: Collected, on_fetched: Callable[[Page], None]
+) -> bool:
+    """Send the fetches of one look; return whether one of them failed for good."""
+    stop = asyncio.Event()
+
+    async def one(fetch: Fetch) -> Page | VendorError | None:
+        if stop.is_set():
+            return None
+        try:
+            page = await source.adapter.fetch(fetch, source.transport)
+        except VendorError as error:
+            if error.code is not Code.NOT_YET:
+                stop.set()
+            return error
+        on_fetched(page)
+        return page
+
+    failed = False
+    for fetch, outcome in zip(fetches, await asyncio.gather(*map(one, fetches)), strict=True):
+        if isinstance(outcome, Page):
+            result.pages.append(outcome)
+            result.requests += len(outcome.answers)
+        elif isinstance(outcome, VendorError):
+            result.requests += len(fetch.requests)
+            result.failures.append((fetch.vendor, outcome))
+            result.rejected += getattr(outcome, "answers", ())
+            failed = failed or outcome.code is not Code.NOT_YET
+    return failed
