@@ -59,7 +59,7 @@ def bars_from_columns(
     n = len(bucket_start)
     return pa.Table.from_arrays(
         [
-            pa.array(bucket_start, pa.int64()).cast(TIMESTAMP),
+            pa.array(bucket_start, pa.int64()).view(TIMESTAMP),
             *(pa.array(values[i], pa.float64()) for i in range(5)),
             pa.nulls(n, pa.int64()) if trade_count is None else pa.array(trade_count, pa.int64()),
             pa.nulls(n, pa.float64()) if vwap is None else pa.array(vwap, pa.float64(), from_pandas=True),

@@ -168,7 +168,7 @@ class Market:
             return np.empty(0, np.int64)
         counts = (closes - opens) // MINUTE_US
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        minutes = np.repeat(opens, counts) + offsets * MINUTE_US
+        minutes: Micros = np.repeat(opens, counts) + offsets * MINUTE_US
         lo, hi = np.searchsorted(minutes, [start_us, end_us])
         return minutes[lo:hi]
 

@@ -15,15 +15,12 @@ from ohlcv_pipeline.lake.store import Store, open_store, prepare_store
 from ohlcv_pipeline.ledger import outcomes, symbols
 from ohlcv_pipeline.ledger.budget import SharedBudget
 from ohlcv_pipeline.ledger.database import Ledger, open_ledger
+from ohlcv_pipeline.ledger.errors import UnknownSymbolError
 from ohlcv_pipeline.markets import Instrument, Market, market
 from ohlcv_pipeline.settings import Settings
 from ohlcv_pipeline.vendors.failover import Source
 from ohlcv_pipeline.vendors.registry import adapter
 from ohlcv_pipeline.vendors.transport import HttpTransport, Outcome
-
-
-class UnknownSymbolError(ValueError):
-    """A symbol was named that the market does not have, or that is disabled."""
 
 
 @dataclass(frozen=True)

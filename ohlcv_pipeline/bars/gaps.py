@@ -24,13 +24,13 @@ def common(buckets: Micros, among: Micros) -> Micros:
     if not len(buckets) or not len(among):
         return _NONE
     position = np.minimum(np.searchsorted(among, buckets), len(among) - 1)
-    return buckets[among[position] == buckets]
+    return np.compress(among[position] == buckets, buckets)
 
 
 def union(*parts: Micros) -> Micros:
     """Return the buckets of all parts, sorted and unique."""
     merged = np.sort(np.concatenate(parts))
-    return merged[np.append(True, merged[1:] != merged[:-1])] if len(merged) else merged
+    return np.compress(np.append(np.ones(len(merged[:1]), bool), merged[1:] != merged[:-1]), merged)
 
 
 @dataclass(frozen=True)

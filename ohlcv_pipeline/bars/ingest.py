@@ -22,7 +22,7 @@ from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import to_us
 from ohlcv_pipeline.vendors.base import Answer, Page
 from ohlcv_pipeline.vendors.errors import VendorError
-from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan
+from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,18 @@ async def ingest(
 
     omitting = frozenset(name for name, source in sources.items() if source.adapter.omits_empty_buckets)
     committing: asyncio.Task[None] | None = None
-    for batch in batches(cells, batch_rows):
-        collected = await asyncio.gather(
-            *(_ask(order, quest, sources, to_us(now), answered) for quest in quests(order, batch, omitting))
-        )
+    try:
+        for batch in batches(cells, batch_rows):
+            collected = await together(
+                _ask(order, quest, sources, to_us(now), answered) for quest in quests(order, batch, omitting)
+            )
+            if committing is not None:
+                await committing
+            partitions = sorted({key for _, key in batch})
+            committing = asyncio.create_task(_commit(order, store, partitions, collected, clock(), outcome))
+    finally:
         if committing is not None:
             await committing
-        partitions = sorted({key for _, key in batch})
-        committing = asyncio.create_task(_commit(order, store, partitions, collected, clock(), outcome))
-    if committing is not None:
-        await committing
     on_progress(Progress(outcome.requests, outcome.requests, outcome.rows))
     return outcome
 

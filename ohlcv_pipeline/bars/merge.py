@@ -79,7 +79,8 @@ def _values(bars: pa.Table) -> npt.NDArray[np.float64]:
 def _ranks(bars: pa.Table, rank: Rank) -> npt.NDArray[np.int64]:
     encoded = bars["source_vendor"].combine_chunks().dictionary_encode()
     ranks = np.array([rank(vendor) for vendor in encoded.dictionary.to_pylist()], np.int64)
-    return ranks[encoded.indices.to_numpy()]
+    of_bar: npt.NDArray[np.int64] = ranks[encoded.indices.to_numpy()]
+    return of_bar
 
 
 def _shifted(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> bool:

@@ -136,7 +136,7 @@ def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, no
     dropped: Counter[str] = Counter()
     kept = np.ones(len(start), bool)
 
-    def quarantine(bad: Mask, reason: Reason) -> None:
+    def quarantine(bad: Mask | np.bool_, reason: Reason) -> None:
         hit = np.flatnonzero(kept & bad)
         findings.extend(_finding(int(i), start, values, reason, deliveries[source[i]]) for i in hit)
         kept[hit] = False
@@ -159,9 +159,9 @@ def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, no
             Reason.OUT_OF_SESSION,
         )
     quarantine(~np.isfinite(values).all(axis=0), Reason.NOT_FINITE)
-    quarantine((values[:4] <= 0).any(axis=0) | (values[4] < 0), Reason.NEGATIVE)
-    open_, high, low, close = values[:4]
-    quarantine((low > np.minimum(open_, close)) | (high < np.maximum(open_, close)), Reason.BAD_OHLC)
+    open_, high, low, close, volume = values
+    quarantine(np.logical_or(np.min(values[:4], axis=0) <= 0, volume < 0), Reason.NEGATIVE)
+    quarantine(np.logical_or(low > np.minimum(open_, close), high < np.maximum(open_, close)), Reason.BAD_OHLC)
 
     order = np.flatnonzero(kept)
     order = order[np.argsort(start[order], kind="stable")]

@@ -45,30 +45,52 @@ class Verification:
         return not (self.mismatched or self.unaccounted or self.damaged_files or self.unreadable)
 
 
-def mismatches(reader: Reader, market: Market, interval: Interval, manifest: pa.Table) -> list[dict[str, Any]]:
-    """Return the manifest rows whose stored bars do not hash to their checksum, with the `actual` one."""
-    rows = manifest.select(["symbol", "partition", "rows", "checksum"]).to_pylist()
-    if not rows:
-        return []
-    bounds = {key: market.partition_bounds(interval, key) for key in {row["partition"] for row in rows}}
-    bars = reader.values(
-        market.name,
-        interval,
-        min(start for start, _ in bounds.values()),
-        max(end for _, end in bounds.values()),
-        sorted({row["symbol"] for row in rows}),
+def read_cells(reader: Reader, market: Market, interval: Interval, manifest: pa.Table) -> pa.Table:
+    """Return symbol, bucket and values of the bars in the partitions and symbols of some manifest rows."""
+    keys = manifest["partition"].unique().to_pylist()
+    bounds = [market.partition_bounds(interval, key) for key in keys]
+    symbols = sorted(manifest["symbol"].unique().to_pylist())
+    return reader.values(
+        market.name, interval, min(start for start, _ in bounds), max(end for _, end in bounds), symbols
     )
+
+
+def mismatches(bars: pa.Table, market: Market, interval: Interval, manifest: pa.Table) -> list[dict[str, Any]]:
+    """Return the manifest rows whose bars, among those given, do not hash to their checksum.
+
+    `bars` is what `read_cells` gives. Each row comes back with the `actual` checksum beside its own.
+    """
+    rows = manifest.select(["symbol", "partition", "rows", "checksum"]).to_pylist()
+    actual = hash_cells(bars, market, interval, [(row["symbol"], row["partition"]) for row in rows])
+    return [
+        {**row, "market": market.name, "interval": str(interval), "actual": found}
+        for row, found in zip(rows, actual, strict=True)
+        if found != row["checksum"]
+    ]
+
+
+def hash_cells(bars: pa.Table, market: Market, interval: Interval, cells: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the checksum of each (symbol, partition) among bars sorted by symbol and bucket."""
+    bounds = {key: market.partition_bounds(interval, key) for key in {key for _, key in cells}}
     starts = micros(bars["bucket_start"])
     records = pack(starts, [floats(bars[name]) for name in VALUE_COLUMNS])
     series = _series(bars["symbol"])
-    wrong = []
-    for row in rows:
-        lo, hi = series.get(row["symbol"], (0, 0))
-        first, last = lo + np.searchsorted(starts[lo:hi], bounds[row["partition"]])
-        actual = checksum(row["symbol"], interval, records[first:last])
-        if actual != row["checksum"]:
-            wrong.append({**row, "market": market.name, "interval": str(interval), "actual": actual})
-    return wrong
+    hashes = []
+    for symbol, key in cells:
+        lo, hi = series.get(symbol, (0, 0))
+        first, last = lo + np.searchsorted(starts[lo:hi], bounds[key])
+        hashes.append(checksum(symbol, interval, records[first:last]))
+    return hashes
+
+
+def actual_checksums(reader: Reader, market: Market, interval: Interval) -> list[str]:
+    """Return the checksum of every cell as it is stored now, whatever the manifest says."""
+    manifest = reader.manifest(market.name, interval)
+    hashes = []
+    for chunk in _chunks(manifest.sort_by([("partition", "ascending"), ("symbol", "ascending")])):
+        cells = list(zip(chunk["symbol"].to_pylist(), chunk["partition"].to_pylist(), strict=True))
+        hashes += hash_cells(read_cells(reader, market, interval, chunk), market, interval, cells)
+    return hashes
 
 
 def _series(symbols: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
@@ -87,22 +109,26 @@ def verify(
     interval: Interval,
     symbols: Sequence[str] | None = None,
     partitions: Sequence[str] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_chunk: Callable[[pa.Table, int], None] = lambda bars, total: None,
 ) -> Verification:
     """Hash every cell again, chunk by chunk, and compare it with its manifest row.
 
-    A chunk that cannot be read is reported as such, and the others are still verified.
+    A chunk that cannot be read is reported as such, and the others are still verified. `on_chunk` sees the
+    bars of each chunk and the number of bars in all.
     """
     manifest = reader.manifest(market.name, interval, symbols, partitions)
     result = Verification(cells=manifest.num_rows)
+    total = sum(manifest["rows"].to_pylist())
     for chunk in _chunks(manifest.sort_by([("partition", "ascending"), ("symbol", "ascending")])):
+        result.rows += sum(chunk["rows"].to_pylist())
         try:
-            result.mismatched += mismatches(reader, market, interval, chunk)
+            bars = read_cells(reader, market, interval, chunk)
         except LakeError as error:
             keys = chunk["partition"].to_pylist()
             result.unreadable.append(f"{market.name} {interval} {keys[0]} … {keys[-1]}: {error}")
-        result.rows += sum(chunk["rows"].to_pylist())
-        on_progress(result.rows, sum(manifest["rows"].to_pylist()))
+            continue
+        result.mismatched += mismatches(bars, market, interval, chunk)
+        on_chunk(bars, total)
     if symbols is None and partitions is None:
         result.unaccounted = unaccounted(reader, market, interval, manifest)
     return result

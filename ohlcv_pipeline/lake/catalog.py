@@ -103,7 +103,7 @@ def _extension_file(name: str) -> Path:
     path = Path(str(package)) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
     if not path.exists():
         raise LakeError(
-            f"DuckDB {duckdb.__version__} needs the package duckdb-extension-{name.replace('_', '-')} of the same version"
+            f"DuckDB {duckdb.__version__} needs duckdb-extension-{name.replace('_', '-')} of the same version"
         )
     return path
 

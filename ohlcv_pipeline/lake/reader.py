@@ -113,6 +113,30 @@ class Reader:
         newest = rows[0]["newest"]
         return -1 if newest is None else int(newest)
 
+    def newest_of_each(self, market: str, interval: Interval) -> dict[str, int]:
+        """Return the newest stored bucket of each symbol in µs."""
+        rows = self.query(
+            "SELECT symbol, epoch_us(max(last_bucket)) AS newest FROM lake.manifest"
+            " WHERE market = ? AND interval = ? AND last_bucket IS NOT NULL GROUP BY symbol",
+            [market, interval],
+        ).to_pylist()
+        return {row["symbol"]: row["newest"] for row in rows}
+
+    def newest_bars(self, market: str, interval: Interval, start_us: int, end_us: int, limit: int) -> pa.Table:
+        """Return the newest bars of a window over all symbols, with who delivered them."""
+        return self.query(
+            "SELECT symbol, strftime(make_timestamp(epoch_us(bucket_start)), '%Y-%m-%d %H:%M') AS bucket_start,"
+            f" {', '.join(VALUE_COLUMNS)}, source_vendor FROM {bars_table(market, interval)}"
+            " WHERE bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+            " ORDER BY 2 DESC, symbol LIMIT ?",
+            [start_us, end_us, limit],
+        )
+
+    def columns(self, market: str, interval: Interval) -> dict[str, str]:
+        """Return the SQL type of each column of a bars table."""
+        rows = self.query(f"DESCRIBE {bars_table(market, interval)}").to_pylist()
+        return {row["column_name"]: row["column_type"] for row in rows}
+
     def counts(self, market: str, interval: Interval) -> pa.Table:
         """Return `symbol`, the number of `rows` stored of it, and of distinct `buckets`."""
         return self.query(

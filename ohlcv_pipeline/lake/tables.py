@@ -111,7 +111,7 @@ HEADS = pa.schema([pa.field("market", TEXT), pa.field("interval", TEXT), pa.fiel
 
 _SQL_TYPES = {
     TEXT: "VARCHAR",
-    TIMESTAMP: "TIMESTAMPTZ",
+    TIMESTAMP: "TIMESTAMP WITH TIME ZONE",
     pa.float64(): "DOUBLE",
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
@@ -198,8 +198,13 @@ def data_files(connection: duckdb.DuckDBPyConnection) -> list[DataFile]:
     return sorted(files, key=lambda file: (file.table, file.first_us or 0, file.path))
 
 
+def sql_types(schema: pa.Schema) -> dict[str, str]:
+    """Return each column's SQL type by name."""
+    return {field.name: _SQL_TYPES[field.type] for field in schema}
+
+
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f'"{field.name}" {_SQL_TYPES[field.type]}' for field in schema)
+    return ", ".join(f'"{name}" {kind}' for name, kind in sql_types(schema).items())
 
 
 def ensure(catalog: Catalog, markets: tuple[str, ...]) -> None:

@@ -92,7 +92,7 @@ class Writer:
         """
         connection = self.catalog.cursor()
         try:
-            with self._turn():
+            with self.turn():
                 changes = retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
                 if changes:
                     _seal(connection, now)
@@ -120,7 +120,7 @@ class Writer:
         return changes
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
         """Wait for one's turn on this machine. A SQLite catalog admits one writer; queueing beats colliding."""
         path = self.catalog.sqlite_path
         if path is None:
@@ -135,8 +135,20 @@ class Writer:
         """Record size and SHA-256 of the lake's files that have no seal yet; return how many."""
         connection = self.catalog.cursor()
         try:
-            with self._turn():
+            with self.turn():
                 return _seal(connection, now)
+        finally:
+            connection.close()
+
+    def forget_packs(self, packs: Sequence[str]) -> None:
+        """Take the objects of deleted packs out of the raw index."""
+        if not packs:
+            return
+        connection = self.catalog.cursor()
+        try:
+            with self.turn():
+                sql = "DELETE FROM lake.raw_objects WHERE list_contains(?, pack)"
+                retry_conflicts(lambda: connection.execute(sql, [list(packs)]))
         finally:
             connection.close()
 

@@ -6,6 +6,10 @@ The codes are those of a run's `error_summary`; their sentences are fixed, so th
 from __future__ import annotations
 
 from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ohlcv_pipeline.vendors.base import Answer
 
 
 class Code(StrEnum):
@@ -34,6 +38,7 @@ class VendorError(Exception):
     """A vendor's failure, classified. `wait_seconds` is what the vendor asked for, if it did.
 
     The message says what was asked and what came back, without secrets and without the vendor's text.
+    `answers` holds what came back byte for byte, so that a caller can keep it as evidence; empty if nothing did.
     """
 
     def __init__(self, code: Code, remedy: Remedy, message: str, wait_seconds: float | None = None) -> None:
@@ -41,6 +46,7 @@ class VendorError(Exception):
         self.code = code
         self.remedy = remedy
         self.wait_seconds = wait_seconds
+        self.answers: tuple[Answer, ...] = ()
 
 
 def malformed(message: str) -> VendorError:

@@ -6,12 +6,15 @@ Which buckets are still wanted is decided by the caller after each round; here i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ohlcv_pipeline.markets import Instrument, Interval
 from ohlcv_pipeline.vendors.base import Adapter, Answer, Fetch, Page, Transport
 from ohlcv_pipeline.vendors.errors import Code, VendorError
+
+T = TypeVar("T")
 
 LOOKS = 2
 """A vendor is asked again, once, for what it left out: a hole at the edge of an answer proves nothing."""
@@ -64,6 +67,18 @@ def plan(
             unserved += [w for w in ((start, served[0]), (served[1], end)) if w[0] < w[1]]
         left = unserved
     return fetches
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines side by side and return their results in order; one that raises ends the others first."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def collect(
@@ -130,13 +145,13 @@ async def _round(
         return page
 
     failed = False
-    for fetch, outcome in zip(fetches, await asyncio.gather(*map(one, fetches)), strict=True):
+    for fetch, outcome in zip(fetches, await together(map(one, fetches)), strict=True):
         if isinstance(outcome, Page):
             result.pages.append(outcome)
             result.requests += len(outcome.answers)
         elif isinstance(outcome, VendorError):
             result.requests += len(fetch.requests)
             result.failures.append((fetch.vendor, outcome))
-            result.rejected += getattr(outcome, "answers", ())
+            result.rejected += outcome.answers
             failed = failed or outcome.code is not Code.NOT_YET
     return failed

@@ -1,0 +1,44 @@
+"""The table of contents: every domain's definitions merged, resources bound. Nothing is opened while this loads."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ohlcv_pipeline.bars.assets import bars_asset
+from ohlcv_pipeline.bars.checks import bars_checks
+from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
+from ohlcv_pipeline.bars.upkeep import lake_maintenance, upkeep_schedules, verify_lake
+from ohlcv_pipeline.markets import Interval, Market, market
+from ohlcv_pipeline.resources import LakeDuckDB, OnProgress, PlatformResource
+from ohlcv_pipeline.settings import Settings, settings
+
+
+def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Definitions:
+    """Return the tables of one market with their checks, jobs and schedules."""
+    jobs = {interval: refresh_job(of, interval) for interval in Interval}
+    return dg.Definitions(
+        assets=[bars_asset(of, interval) for interval in Interval],
+        asset_checks=[bars_checks(of, interval) for interval in Interval],
+        jobs=list(jobs.values()),
+        schedules=[refresh_schedule(of, interval, jobs[interval], status) for interval in Interval],
+    )
+
+
+def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -> dg.Definitions:
+    """Return the code location of an installation; the command line and the tests build theirs with it, too."""
+    status = dg.DefaultScheduleStatus.RUNNING if chosen.schedules else dg.DefaultScheduleStatus.STOPPED
+    return dg.Definitions.merge(
+        *(market_definitions(market(name), status) for name in chosen.markets),
+        dg.Definitions(
+            jobs=[verify_lake, lake_maintenance],
+            schedules=upkeep_schedules(status),
+            resources={"platform": PlatformResource(chosen, on_progress), "duckdb": LakeDuckDB()},
+            executor=dg.in_process_executor,
+        ),
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions for the settings of this process."""
+    return build_definitions(settings())

@@ -1,0 +1,96 @@
+"""What came of each request to a vendor: appended in bulk, summarised for health rules, pruned by age.
+
+Which status follows for the vendor is decided by `operations`; which codes there are, by `vendors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy import case, delete, func, insert, select
+
+from ohlcv_pipeline.ledger.database import Ledger
+from ohlcv_pipeline.ledger.models import VendorRequest
+
+
+class Outcome(Protocol):
+    """One attempt. `requested_at` is aware, `seconds` its duration, `status` None without an HTTP answer."""
+
+    @property
+    def vendor(self) -> str: ...  # noqa: D102
+    @property
+    def requested_at(self) -> datetime: ...  # noqa: D102
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+    @property
+    def status(self) -> int | None: ...  # noqa: D102
+    @property
+    def code(self) -> str: ...  # noqa: D102
+    @property
+    def attempt(self) -> int: ...  # noqa: D102
+    @property
+    def bytes(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Recent:
+    """A vendor's requests since some instant: how many of each code, and the 95th percentile of seconds.
+
+    The percentile is by nearest rank, so it is a duration that occurred; None without requests.
+    """
+
+    counts: Mapping[str, int]
+    p95_seconds: float | None
+
+    @property
+    def total(self) -> int:
+        """All requests, whatever came of them."""
+        return sum(self.counts.values())
+
+
+def append(ledger: Ledger, outcomes: Sequence[Outcome]) -> None:
+    """Store outcomes in one transaction. Raises NaiveTimestampError, storing none, if a time has no zone."""
+    if not outcomes:
+        return
+    rows = [
+        {
+            "vendor": outcome.vendor,
+            "requested_at": outcome.requested_at,
+            "seconds": outcome.seconds,
+            "status": outcome.status,
+            "code": outcome.code,
+            "attempt": outcome.attempt,
+            "bytes": outcome.bytes,
+        }
+        for outcome in outcomes
+    ]
+    with ledger.write() as session:
+        session.connection().execute(insert(VendorRequest), rows)
+
+
+def recent(ledger: Ledger, vendor: str, since: datetime) -> Recent:
+    """Summarise a vendor's requests that were sent at or after `since` (aware)."""
+    rank = func.cume_dist().over(order_by=VendorRequest.seconds)
+    ranked = (
+        select(VendorRequest.code, VendorRequest.seconds, rank.label("rank"))
+        .where(VendorRequest.vendor == vendor, VendorRequest.requested_at >= since)
+        .subquery()
+    )
+    slow = func.min(case((ranked.c.rank >= 0.95, ranked.c.seconds)))
+    query = select(ranked.c.code, func.count(), slow).group_by(ranked.c.code)
+    with ledger.read() as session:
+        rows = session.execute(query).tuples().all()
+    return Recent(
+        counts={code: count for code, count, _ in rows},
+        p95_seconds=min((seconds for _, _, seconds in rows if seconds is not None), default=None),
+    )
+
+
+def prune(ledger: Ledger, before: datetime) -> int:
+    """Delete the outcomes of requests sent before an instant (aware) and return how many that were."""
+    with ledger.write() as session:
+        result = session.connection().execute(delete(VendorRequest).where(VendorRequest.requested_at < before))
+        return result.rowcount
