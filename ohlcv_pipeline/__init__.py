@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ohlcv_pipeline.version import __version__
+
 if TYPE_CHECKING:
     from ohlcv_pipeline.bars.access import Lake, open_lake
 
-__all__ = ["Lake", "open_lake"]
-__version__ = "0.1.0"
+__all__ = ["Lake", "__version__", "open_lake"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,8 @@ from ohlcv_pipeline.bars.checks import bars_checks
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
-from ohlcv_pipeline.resources import LakeDuckDB, OnProgress, PlatformResource
+from ohlcv_pipeline.progress import OnProgress
+from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
 from ohlcv_pipeline.settings import Settings, settings
 
 

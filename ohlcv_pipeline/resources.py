@@ -5,19 +5,16 @@ Opened on first use, never while definitions load.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
 from dagster_duckdb import DuckDBResource
 
-from ohlcv_pipeline.bars.ingest import Progress
 from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.progress import OnProgress, Progress
 from ohlcv_pipeline.settings import Settings, settings
-
-OnProgress = Callable[[str, Progress], None]
-
 
 _PLATFORMS: dict[str, Platform] = {}
 

@@ -13,11 +13,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from ohlcv_pipeline.bars.ingest import Outcome, Progress, ingest
+from ohlcv_pipeline.bars.ingest import Outcome, ingest
 from ohlcv_pipeline.bars.planning import Order
 from ohlcv_pipeline.bars.summary import PartitionSummary, column_schema, preview, summarise
 from ohlcv_pipeline.lake.tables import bars_table
 from ohlcv_pipeline.markets import Interval, Market
+from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline.vendors.errors import Remedy
 

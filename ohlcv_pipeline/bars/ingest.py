@@ -20,18 +20,10 @@ from ohlcv_pipeline.frames import micros
 from ohlcv_pipeline.lake.raw import RawObject
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import to_us
+from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.vendors.base import Answer, Page
 from ohlcv_pipeline.vendors.errors import VendorError
 from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: requests answered of those planned, and rows published so far."""
-
-    requests: int
-    planned: int
-    rows: int
 
 
 @dataclass

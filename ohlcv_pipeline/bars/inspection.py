@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandera.errors
 import pyarrow as pa
 
@@ -25,7 +26,7 @@ from ohlcv_pipeline.bars.quality import (
 from ohlcv_pipeline.bars.report import report
 from ohlcv_pipeline.bars.schema import BarFrame
 from ohlcv_pipeline.bars.verify import verify
-from ohlcv_pipeline.frames import micros
+from ohlcv_pipeline.frames import VALUE_COLUMNS, floats, micros
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.lake.tables import STORED_BARS, sql_types
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, to_us
@@ -95,9 +96,12 @@ def lag_of_each(
 
 
 def rule_violations(bars: pa.Table) -> list[dict[str, Any]]:
-    """Return the stored bars that break a rule of `BarFrame`, with the rule and the value."""
+    """Return the stored bars that break a rule of `BarFrame`, with the rule and the value.
+
+    A vectorised sieve finds the suspects; the frame's model, which is slower by far, names what is wrong with them.
+    """
     try:
-        BarFrame.validate(bars.to_pandas(), lazy=True)
+        BarFrame.validate(bars.filter(pa.array(_suspects(bars))).to_pandas(), lazy=True)
     except pandera.errors.SchemaErrors as errors:
         cases = errors.failure_cases
         return [
@@ -105,6 +109,13 @@ def rule_violations(bars: pa.Table) -> list[dict[str, Any]]:
             for case in cases.itertuples()
         ]
     return []
+
+
+def _suspects(bars: pa.Table) -> npt.NDArray[np.bool_]:
+    open_, high, low, close, volume = (floats(bars[name]) for name in VALUE_COLUMNS)
+    # Written so that NaN, which compares false with everything, is a suspect.
+    sound = (low > 0) & (volume >= 0) & (low <= np.minimum(open_, close)) & (high >= np.maximum(open_, close))
+    return ~(sound & np.isfinite(high) & np.isfinite(volume))
 
 
 def repeated_buckets(bars: pa.Table) -> list[dict[str, Any]]:

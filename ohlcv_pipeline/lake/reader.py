@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import BAR_SCHEMA, VALUE_COLUMNS, micros
+from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
 from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, MANIFEST, QUARANTINE, DataFile, bars_table, data_files
 from ohlcv_pipeline.markets import Interval
@@ -38,7 +38,7 @@ class Reader:
         try:
             for name, view in (views or {}).items():
                 connection.register(name, view)
-            return retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table())
+            return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
         except duckdb.Error as error:
             raise LakeError(f"the lake cannot be read: {error}") from error
         finally:
@@ -199,3 +199,11 @@ class Reader:
         return self.query(f"SELECT * FROM lake.{name} WHERE {where} ORDER BY symbol, partition", parameters).cast(
             schema
         )
+
+
+def _in_utc(table: pa.Table) -> pa.Table:
+    """Label timestamps with UTC; DuckDB labels them with the zone of the machine, whatever was stored."""
+    for i, column in enumerate(table.schema):
+        if pa.types.is_timestamp(column.type) and column.type.tz not in (None, "UTC"):
+            table = table.set_column(i, column.with_type(TIMESTAMP), table.column(i).cast(TIMESTAMP))
+    return table

@@ -24,12 +24,12 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
-from ohlcv_pipeline import __version__
 from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline.vendors.base import Answer, Request
 from ohlcv_pipeline.vendors.breaker import Breaker
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
 from ohlcv_pipeline.vendors.verdicts import RESET_HEADERS, WAIT_BOUNDS, next_minute, verdict
+from ohlcv_pipeline.version import __version__
 
 T = TypeVar("T")
 
