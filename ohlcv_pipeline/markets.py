@@ -209,7 +209,10 @@ class Market:
         if interval is Interval.DAY:
             first = date.fromisoformat(f"{key}-01")
             return _date_us(first), _date_us((first + timedelta(days=32)).replace(day=1))
-        i = self.calendar.session_index(date.fromisoformat(key))
+        day = date.fromisoformat(key)
+        if day.isoformat() != key:
+            raise ValueError(f"a partition of minutes is spelt {day}, not {key}")
+        i = self.calendar.session_index(day)
         return int(self.calendar.opens[i]), int(self.calendar.closes[i])
 
     def partition_end(self, interval: Interval, key: str) -> int:

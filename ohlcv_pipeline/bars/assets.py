@@ -72,7 +72,7 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
             fail_window=timedelta(hours=26) if interval is Interval.DAY else timedelta(hours=1)
         ),
         description=(
-            f"{described} bars of {market.title.lower()}: open, high, low, close and volume of every enabled symbol, "
+            f"{described} bars. {market.title}: open, high, low, close and volume of every enabled symbol, "
             f"from {', then '.join(market.vendors)}. Partitioned by time; symbols are rows. Each symbol of each "
             "partition has a manifest row with its expected rows, its checksum and the answers it came from."
         ),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -124,15 +125,25 @@ def _within(buckets: Micros, start: int, end: int) -> Micros:
 
 
 def batches(cells: Cells, batch_rows: int) -> Iterator[Cells]:
-    """Cut cells into batches of about `batch_rows` buckets, in order."""
+    """Cut cells, which come partition by partition, into batches of about `batch_rows` buckets.
+
+    A partition is cut only where it is larger than a batch by itself: cells of one partition that are
+    published together meet no manifest rows of one another.
+    """
     batch: dict[tuple[str, str], Micros] = {}
     rows = 0
-    for cell, buckets in cells.items():
-        if batch and rows + len(buckets) > batch_rows:
+    for _, group in groupby(cells.items(), key=lambda item: item[0][1]):
+        partition = list(group)
+        size = sum(len(buckets) for _, buckets in partition)
+        if batch and rows + size > batch_rows:
             yield batch
             batch, rows = {}, 0
-        batch[cell] = buckets
-        rows += len(buckets)
+        for cell, buckets in partition:
+            if batch and rows + len(buckets) > batch_rows:
+                yield batch
+                batch, rows = {}, 0
+            batch[cell] = buckets
+            rows += len(buckets)
     if batch:
         yield batch
 
@@ -164,7 +175,7 @@ class Quest:
 
     def missing(self, pages: Sequence[Page]) -> Micros:
         """Return the wanted buckets that no page holds or proves to be without trades."""
-        present = common(union(*(page.buckets for page in pages)), self.calendar)
+        present = common(union(_NONE, *(page.buckets for page in pages)), self.calendar)
         left = missing(self.buckets, present, self.interval)
         return missing(left, self.no_trades(pages), self.interval) if len(left) else left
 

@@ -94,6 +94,7 @@ class Decision:
         self.now = now
         self.bounds = {key: order.market.partition_bounds(order.interval, key) for key in partitions}
         self.ends = {key: order.market.partition_end(order.interval, key) for key in partitions}
+        self.expected: dict[tuple[str, datetime | None, datetime | None], int] = {}
         self.shifted: list[str] = []
 
     def changes(self, stored: Stored, offers: Sequence[Offer]) -> Changes:
@@ -198,15 +199,15 @@ class Decision:
         """Return the cell's new manifest row, None when it stays as it is."""
         market, interval = self.order.market, self.order.interval
         start, end = self.bounds[key]
-        expected = market.expected(interval, offer.instrument, start, end, to_us(self.now))
-        if not len(expected) and before is None:
+        expected = self._expected(offer.instrument, key)
+        if not expected and before is None:
             return None
         delay = market.publish_delay[interval]
         measured = account(
             offer.instrument.symbol,
             interval,
             _between(merged.bars, start, end),
-            expected=len(expected),
+            expected=expected,
             no_trades=absences.count(Cause.NO_TRADES, start, end),
             unfillable=absences.count(Cause.UNFILLABLE, start, end),
             ended=self.ends[key] <= to_us(self.now - delay),
@@ -223,6 +224,14 @@ class Decision:
             "revision": (before["revision"] if before else 0) + int(changed),
             "fetched_at": self.now if before is None or changed else before["fetched_at"],
         }
+
+    def _expected(self, instrument: Instrument, key: str) -> int:
+        """Return how many buckets are expected of a cell; the same for all symbols that are listed throughout."""
+        known = key, instrument.listing_start, instrument.delisted_at
+        if known not in self.expected:
+            buckets = self.order.market.expected(self.order.interval, instrument, *self.bounds[key], to_us(self.now))
+            self.expected[known] = len(buckets)
+        return self.expected[known]
 
     def _superseded(self, merged: Merged, key: str, before: dict[str, Any]) -> pa.Table:
         """Return the cell's replaced bars as rows of the revision history."""

@@ -78,9 +78,22 @@ def _flush(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def _compact(connection: duckdb.DuckDBPyConnection) -> None:
-    """Rewrite files that have rows marked as deleted, then merge small neighbours."""
-    retry_conflicts(lambda: connection.execute("CALL ducklake_rewrite_data_files('lake', delete_threshold => 0)"))
-    retry_conflicts(lambda: connection.execute("CALL ducklake_merge_adjacent_files('lake')"))
+    """Rewrite files that have rows marked as deleted, then merge small neighbours, sorted by symbol and time.
+
+    The order is declared for the while of it only: publications are sorted already, and would be sorted again.
+    """
+    tables = {file.table for file in data_files(connection) if ".ohlcv_" in file.table}
+
+    def each(statement: str) -> None:
+        for table in sorted(tables):
+            retry_conflicts(lambda name=table: connection.execute(f"ALTER TABLE {name} {statement}"))  # type: ignore[misc]
+
+    each("SET SORTED BY (symbol, bucket_start)")
+    try:
+        retry_conflicts(lambda: connection.execute("CALL ducklake_rewrite_data_files('lake', delete_threshold => 0)"))
+        retry_conflicts(lambda: connection.execute("CALL ducklake_merge_adjacent_files('lake')"))
+    finally:
+        each("RESET SORTED BY")
 
 
 def _expire(catalog: Catalog, before: datetime) -> tuple[int, int]:

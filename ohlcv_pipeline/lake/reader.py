@@ -47,12 +47,7 @@ class Reader:
     def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
         """Return one symbol's bars of `BAR_SCHEMA` with start <= `bucket_start` < end, sorted."""
         table = bars_table(market, interval)
-        files = [
-            file
-            for file in self._files()
-            if file.table == table
-            and (file.first_us is None or file.last_us is None or (file.first_us < end_us and file.last_us >= start_us))
-        ]
+        files = [file for file in self.files(market, interval) if _overlaps(file, start_us, end_us)]
         if not files:
             return BAR_SCHEMA.empty_table()
         # DuckLake asks its catalog a dozen questions a scan; files without marks of deletion can be read as they are.
@@ -65,6 +60,11 @@ class Reader:
         ).cast(BAR_SCHEMA)
         starts = micros(bars["bucket_start"])
         return bars if (np.diff(starts) > 0).all() else bars.sort_by("bucket_start")
+
+    def files(self, market: str, interval: Interval) -> list[DataFile]:
+        """Return the files of a bars table, oldest bars first."""
+        table = bars_table(market, interval)
+        return [file for file in self._files() if file.table == table]
 
     def _files(self) -> Sequence[DataFile]:
         """Return the lake's files; the catalog is asked for them once a snapshot, for a snapshot never changes."""
@@ -199,6 +199,12 @@ class Reader:
         return self.query(f"SELECT * FROM lake.{name} WHERE {where} ORDER BY symbol, partition", parameters).cast(
             schema
         )
+
+
+def _overlaps(file: DataFile, start_us: int, end_us: int) -> bool:
+    if file.first_us is None or file.last_us is None:
+        return True
+    return file.first_us < end_us and file.last_us >= start_us
 
 
 def _in_utc(table: pa.Table) -> pa.Table:

@@ -119,7 +119,7 @@ _SQL_TYPES = {
     pa.list_(TEXT): "VARCHAR[]",
 }
 
-_INLINED_ROWS = 1_000
+_INLINED_ROWS = 100
 """Smaller inserts into the shared tables stay in the catalog until maintenance flushes them. Bars never do: a
 reader may then take the list of a table's files for the whole of it."""
 
@@ -243,9 +243,7 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
         for market in missing:
             connection.execute(f'CREATE SCHEMA lake."{market}"')
             for interval in Interval:
-                table = bars_table(market, interval)
-                connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
-                connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
+                connection.execute(f"CREATE TABLE {bars_table(market, interval)} ({_columns(STORED_BARS)})")
                 connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0)", [market, interval])
     if version == 0:
         for name in _SHARED:

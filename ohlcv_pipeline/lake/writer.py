@@ -83,6 +83,7 @@ class Writer:
 
     catalog: Catalog
     raw: RawStore
+    _sealed: set[str] = field(default_factory=set, repr=False)
 
     def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject], now: datetime) -> Changes:
         """Commit what `decide` makes of the stored state, and return it. Nothing to change: nothing is written.
@@ -95,7 +96,7 @@ class Writer:
             with self.turn():
                 changes = retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
                 if changes:
-                    _seal(connection, now)
+                    self._seal(connection, now)
             return changes
         except duckdb.Error as error:
             raise LakeError(f"publishing {scope.market} {scope.interval} bars failed: {error}") from error
@@ -136,9 +137,28 @@ class Writer:
         connection = self.catalog.cursor()
         try:
             with self.turn():
-                return _seal(connection, now)
+                return self._seal(connection, now)
         finally:
             connection.close()
+
+    def _seal(self, connection: duckdb.DuckDBPyConnection, now: datetime) -> int:
+        if not self._sealed:
+            self._sealed.update(path for (path,) in connection.execute("SELECT path FROM lake.file_seals").fetchall())
+        paths = [path for file in data_files(connection) for path in (file.path, file.marks) if path is not None]
+        fresh = [path for path in paths if path not in self._sealed and "://" not in path]
+        if fresh:
+            seals = pa.Table.from_pydict(
+                {
+                    "path": fresh,
+                    "bytes": [Path(path).stat().st_size for path in fresh],
+                    "sha256": [file_sha256(path) for path in fresh],
+                    "sealed_at": [now] * len(fresh),
+                },
+                FILE_SEALS,
+            )
+            retry_conflicts(lambda: _insert(connection, "file_seals", seals))
+            self._sealed.update(fresh)
+        return len(fresh)
 
     def forget_packs(self, packs: Sequence[str]) -> None:
         """Take the objects of deleted packs out of the raw index."""
@@ -157,9 +177,10 @@ def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope) -> Stored:
     """Return what the lake holds of a scope, as this connection's transaction sees it."""
     cells = [scope.market, scope.interval, list(scope.symbols), list(scope.partitions)]
     where = "market = ? AND interval = ? AND list_contains(?, symbol) AND list_contains(?, partition)"
+    # Most cells of a backfill are new; to learn that, the lists of raw ids need not be read.
+    if not connection.execute(f"SELECT symbol FROM lake.manifest WHERE {where} LIMIT 1", cells).fetchall():
+        return Stored(STORED_BARS.empty_table(), MANIFEST.empty_table(), ABSENT_BUCKETS.empty_table())
     manifest = _table(connection, f"SELECT * FROM lake.manifest WHERE {where}", cells, MANIFEST)
-    if not manifest.num_rows:
-        return Stored(STORED_BARS.empty_table(), manifest, ABSENT_BUCKETS.empty_table())
     absent = _table(connection, f"SELECT * FROM lake.absent_buckets WHERE {where}", cells, ABSENT_BUCKETS)
     bars = _table(
         connection,
@@ -176,24 +197,6 @@ def file_sha256(path: str) -> str:
     """Return the SHA-256 of a file in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(connection: duckdb.DuckDBPyConnection, now: datetime) -> int:
-    known = {path for (path,) in connection.execute("SELECT path FROM lake.file_seals").fetchall()}
-    paths = [path for file in data_files(connection) for path in (file.path, file.marks) if path is not None]
-    fresh = [path for path in paths if path not in known and "://" not in path]
-    if fresh:
-        seals = pa.Table.from_pydict(
-            {
-                "path": fresh,
-                "bytes": [Path(path).stat().st_size for path in fresh],
-                "sha256": [file_sha256(path) for path in fresh],
-                "sealed_at": [now] * len(fresh),
-            },
-            FILE_SEALS,
-        )
-        retry_conflicts(lambda: _insert(connection, "file_seals", seals))
-    return len(fresh)
 
 
 def _raise_head(connection: duckdb.DuckDBPyConnection, scope: Scope) -> None:

@@ -88,7 +88,10 @@ class Page:
     @cached_property
     def buckets(self) -> Micros:
         """The bucket starts of the bars in µs, sorted; a repeated one stands twice."""
-        return np.sort(micros(self.bars["bucket_start"]))
+        starts = micros(self.bars["bucket_start"])
+        if len(starts) and starts[0] > starts[-1]:
+            starts = starts[::-1]
+        return starts if (starts[1:] >= starts[:-1]).all() else np.sort(starts)
 
 
 class Transport(Protocol):

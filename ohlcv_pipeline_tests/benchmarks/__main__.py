@@ -1,0 +1,42 @@
+"""`python -m ohlcv_pipeline_tests.benchmarks [core|whole]`: measure, print a table, exit 1 on a missed must."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+from ohlcv_pipeline.bars.checksum import run_checksum
+from ohlcv_pipeline.bars.verify import actual_checksums
+from ohlcv_pipeline.lake.maintenance import maintain
+from ohlcv_pipeline.markets import Interval, market
+from ohlcv_pipeline_tests.benchmarks import core, whole
+from ohlcv_pipeline_tests.benchmarks.table import Row, render
+
+
+def measure(which: str, path: Path) -> list[Row]:
+    """Return the rows of one half, or of both."""
+    rows: list[Row] = []
+    if which in ("core", "all"):
+        row, store = core.throughput(path / "core")
+        rows += [row, core.reading(store, "as published")]
+        hashes = lambda: run_checksum(actual_checksums(store.reader, market("crypto"), Interval.MINUTE))  # noqa: E731
+        maintain(store, hashes, core.NOW, timedelta(days=7), timedelta(days=30))
+        rows += [core.reading(store, "after maintenance"), core.verifying(store), core.gap_scan()]
+    if which in ("whole", "all"):
+        rows += [*whole.demo(path / "whole"), whole.definitions_load()]
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    which = sys.argv[1] if len(sys.argv) > 1 else "all"
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(which, Path(folder))
+    render(rows)
+    sys.exit(not all(row.met for row in rows))
+
+
+if __name__ == "__main__":
+    main()
