@@ -5,7 +5,7 @@ The Dagster resource, the command line and the tests all come in through here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,6 +65,11 @@ class Platform:
                 f"{', '.join(unknown)}: not an enabled symbol of {of.name}; it has {', '.join(by_symbol)}"
             )
         return [by_symbol[symbol] for symbol in only]
+
+    def record_listings(self, of: Market, starts: Mapping[str, datetime], now: datetime) -> None:
+        """Remember when symbols were listed; nothing is expected of them before."""
+        for symbol, start in starts.items():
+            symbols.set_listing_start(self.ledger, of, symbol, start, now)
 
     @asynccontextmanager
     async def sources(self, of: Market) -> AsyncIterator[dict[str, Source]]:

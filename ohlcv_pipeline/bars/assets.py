@@ -14,8 +14,10 @@ import dagster as dg
 from pydantic import Field
 
 from ohlcv_pipeline.bars.ingest import Outcome, ingest
+from ohlcv_pipeline.bars.listing import listings
 from ohlcv_pipeline.bars.planning import Order
 from ohlcv_pipeline.bars.summary import PartitionSummary, column_schema, preview, summarise
+from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.tables import bars_table
 from ohlcv_pipeline.markets import Interval, Market
 from ohlcv_pipeline.progress import Progress
@@ -29,6 +31,8 @@ OWNER = "team:market-data"
 RETRY_SECONDS = (30, 120)
 """How long a run waits before it asks again for the symbols that failed for a passing reason."""
 PROGRESS_TAG = "ohlcv/progress"
+SYMBOLS_TAG = "ohlcv/symbols"
+"""Set on a run that is about some symbols only, so that its checks judge those."""
 _SECONDS_BETWEEN_TAGS = 2.0
 
 
@@ -87,20 +91,31 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: IngestConfig, platform: dg.ResourceParam[PlatformResource]
     ) -> dg.MaterializeResult[None]:
         home = platform.platform
+        if config.symbols:
+            context.instance.add_run_tags(context.run_id, {SYMBOLS_TAG: ",".join(config.symbols)})
         order = Order(
             market=market,
             interval=interval,
             instruments=home.instruments(market, config.symbols),
             partitions=context.partition_keys,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             force=config.force,
         )
-        outcome = asyncio.run(_ingest(order, platform, _tagger(context, platform, key)))
-        summaries = summarise(home.store.reader, order, datetime.now(UTC))
+        may_retry = config.retry and context.retry_number < len(RETRY_SECONDS)
+        again = dg.RetryRequested(len(RETRY_SECONDS), RETRY_SECONDS[min(context.retry_number, 1)])
+        try:
+            outcome = asyncio.run(_ingest(order, platform, _tagger(context, platform, key)))
+        except LakeError as error:
+            if may_retry:
+                raise again from error
+            raise
+        now = datetime.now(UTC)
+        home.record_listings(market, _listings(order, platform, outcome, now), now)
+        summaries = summarise(home.store.reader, order, now)
         if outcome.failed:
             _publish_partial(context, key, summaries, outcome)
-            if config.retry and _transient(outcome) and context.retry_number < len(RETRY_SECONDS):
-                raise dg.RetryRequested(len(RETRY_SECONDS), RETRY_SECONDS[context.retry_number])
+            if may_retry and _transient(outcome):
+                raise again
             raise _failure(order, outcome)
         for summary in summaries:
             context.add_asset_metadata(summary.metadata(), partition_key=summary.partition)
@@ -117,6 +132,19 @@ async def _ingest(order: Order, platform: PlatformResource, on_progress: Callabl
         )
 
 
+def _listings(order: Order, platform: PlatformResource, outcome: Outcome, now: datetime) -> Mapping[str, datetime]:
+    """Return the listings that this run has shown; a symbol that failed shows nothing."""
+    market, interval = order.market, order.interval
+    unlisted = [i.symbol for i in order.instruments if i.listing_start is None and i.symbol not in outcome.failed]
+    window = market.partition_keys(interval, *market.target_window(interval, now))
+    if not unlisted or not set(window) <= set(order.partitions):
+        return {}
+    manifest = platform.platform.store.reader.manifest(market.name, interval, unlisted, window)
+    return listings(
+        manifest.select(["symbol", "partition", "rows", "expected_rows", "first_bucket"]).to_pylist(), window, unlisted
+    )
+
+
 def _tagger(
     context: dg.AssetExecutionContext, platform: PlatformResource, key: dg.AssetKey
 ) -> Callable[[Progress], None]:
@@ -129,7 +157,7 @@ def _tagger(
         if time.monotonic() - last >= _SECONDS_BETWEEN_TAGS:
             last = time.monotonic()
             text = f"{progress.requests}/{progress.planned} requests"
-            context.instance.add_run_tags(context.run_id, {PROGRESS_TAG: text})
+            context.instance.add_run_tags(context.run.run_id, {PROGRESS_TAG: text})
 
     return tell
 

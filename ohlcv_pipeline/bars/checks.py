@@ -15,7 +15,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from ohlcv_pipeline.bars.assets import asset_key, partitions_of
+from ohlcv_pipeline.bars.assets import SYMBOLS_TAG, asset_key, partitions_of
 from ohlcv_pipeline.bars.inspection import CHECKS, inspect
 from ohlcv_pipeline.bars.quality import Verdict
 from ohlcv_pipeline.markets import Interval, Market
@@ -43,12 +43,14 @@ def bars_checks(market: Market, interval: Interval) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[PlatformResource]
     ) -> Iterator[dg.AssetCheckResult]:
         home, now = platform.platform, datetime.now(UTC)
+        run = context.instance.get_run_by_id(context.run.run_id)
+        tags = run.tags if run is not None else {}
         verdicts = inspect(
             home.store.reader,
             market,
             interval,
-            home.instruments(market),
-            _partitions(context.run.tags, market, interval, now),
+            home.instruments(market, [symbol for symbol in tags.get(SYMBOLS_TAG, "").split(",") if symbol]),
+            _partitions(tags, market, interval, now),
             now,
             home.settings.freshness_threshold_minutes,
             home.settings.coverage_error_pct,

@@ -76,22 +76,34 @@ def wanted(order: Order, reader: Reader, now: datetime) -> Cells:
                     cells[instrument.symbol, key] = expected
     if order.force:
         return cells
-    begun = [cell for cell in cells if cell in rows]
-    settled = _settled(order, reader, {cell: bounds[cell[1]] for cell in begun}, now)
-    remaining = {
-        cell: missing(buckets, settled[cell], interval) if cell in settled else buckets
-        for cell, buckets in cells.items()
-    }
+    begun = _begun(order, reader, {cell: bounds[cell[1]] for cell in cells if cell in rows}, now)
+    remaining = {cell: _remaining(buckets, begun.get(cell), interval) for cell, buckets in cells.items()}
     return {cell: buckets for cell, buckets in remaining.items() if len(buckets)}
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a cell that is not complete has: stored buckets, and those that need no asking now."""
+
+    stored: Micros
+    idle: Micros
+
+
+def _remaining(expected: Micros, begun: _Begun | None, interval: Interval) -> Micros:
+    """Return the buckets to ask for: what is missing, and then the newest stored one once more."""
+    if begun is None:
+        return expected
+    lacking = missing(expected, union(begun.stored, begun.idle), interval)
+    return union(lacking, begun.stored[-1:]) if len(lacking) else lacking
 
 
 _CELL_STATE = ["symbol", "partition", "complete"]
 
 
-def _settled(
+def _begun(
     order: Order, reader: Reader, cells: Mapping[tuple[str, str], tuple[int, int]], now: datetime
-) -> dict[tuple[str, str], Micros]:
-    """Return the buckets of each cell that need no fetching now."""
+) -> dict[tuple[str, str], _Begun]:
+    """Return what each cell has."""
     if not cells:
         return {}
     market, interval = order.market.name, order.interval
@@ -107,11 +119,12 @@ def _settled(
     again = to_us(now - SECOND_LOOK)
     waiting = (np.asarray(absent["cause"]) != Cause.UNANSWERED) | (micros(absent["looked_at"]) > again)
     idle = _by_symbol(absent.filter(pa.array(waiting)).select(["symbol", "bucket_start"]))
-    settled = {}
-    for (symbol, key), (start, end) in cells.items():
-        held = _within(stored.get(symbol, _NONE), start, end)
-        settled[symbol, key] = union(held[:-1], _within(idle.get(symbol, _NONE), start, end))
-    return settled
+    return {
+        (symbol, key): _Begun(
+            _within(stored.get(symbol, _NONE), start, end), _within(idle.get(symbol, _NONE), start, end)
+        )
+        for (symbol, key), (start, end) in cells.items()
+    }
 
 
 def _by_symbol(table: pa.Table) -> dict[str, Micros]:

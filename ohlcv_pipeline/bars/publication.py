@@ -109,9 +109,8 @@ class Decision:
         findings: list[dict[str, Any]] = []
         for offer in offers:
             symbol = offer.instrument.symbol
-            merged = merge(
-                bars.get(symbol, stored.bars.slice(0, 0)), self._stored_form(offer), self._rank, force=self.order.force
-            )
+            offered = self._inside(self._stored_form(offer))
+            merged = merge(bars.get(symbol, stored.bars.slice(0, 0)), offered, self._rank, force=self.order.force)
             findings += [self._finding(symbol, finding) for finding in offer.judged.findings]
             if merged.shifted:
                 self.shifted.append(symbol)
@@ -156,6 +155,14 @@ class Decision:
             ],
             schema=STORED_BARS,
         )
+
+    def _inside(self, bars: pa.Table) -> pa.Table:
+        """Leave out bars of partitions that are not published: a look around a hole at midnight brings some."""
+        starts = micros(bars["bucket_start"])
+        bounds = np.array(sorted(self.bounds.values()))
+        at = np.searchsorted(bounds[:, 0], starts, side="right") - 1
+        inside = (at >= 0) & (starts < bounds[at, 1])
+        return bars if inside.all() else bars.filter(pa.array(inside))
 
     def _absences(self, offer: Offer, merged: Merged, before: pa.Table) -> _Absences:
         """Return which expected buckets are held to be without a bar, and what changes about that."""

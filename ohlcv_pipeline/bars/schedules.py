@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ohlcv_pipeline.bars.assets import asset_key, partitions_of
+from ohlcv_pipeline.bars.assets import asset_key
 from ohlcv_pipeline.markets import Interval, Market, to_us
 
 CRON = {Interval.MINUTE: "*/5 * * * *", Interval.DAY: "7 * * * *"}
@@ -21,7 +21,6 @@ def refresh_job(market: Market, interval: Interval) -> UnresolvedAssetJobDefinit
     return dg.define_asset_job(
         name=f"{market.name}_{interval}_refresh",
         selection=dg.AssetSelection.assets(asset_key(market, interval)),
-        partitions_def=partitions_of(market, interval),
         description=f"The running partition of {market.name} {interval} bars, and the one before while it may change.",
     )
 

@@ -98,7 +98,7 @@ def _series(symbols: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
     encoded = symbols.combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy()
     first = np.flatnonzero(np.diff(codes, prepend=-1))
-    last = np.append(first[1:], len(codes))
+    last = np.append(first, len(codes))[1:]
     names = encoded.dictionary.to_pylist()
     return {names[codes[i]]: (int(i), int(j)) for i, j in zip(first, last, strict=True)}
 

@@ -1,0 +1,82 @@
+"""Commands that start processes: up, down, checks --ci, demo."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ohlcv_pipeline_tests.cli.conftest import Cli
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_checks_ci_is_green_without_a_fault(cli: Cli) -> None:
+    ended = cli("checks", "--ci", "--json")
+    assert ended.code == 0, ended.out + ended.err
+    tables = {table["table"]: table for table in ended.json()["tables"]}
+    assert set(tables) == {"crypto/ohlcv_minute", "crypto/ohlcv_day"}
+    assert all(len(table["checks"]) == 5 for table in tables.values())
+    # It has a home and a sandbox of its own.
+    assert not cli.home.exists()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        '{"kind":"empty","vendor":"coinbase","interval":"minute"}',
+        '{"kind":"outage","vendor":"coinbase","interval":"minute","symbol":"BTC"}',
+    ],
+)
+def test_checks_ci_is_red_with_a_fault(cli: Cli, fault: str) -> None:
+    ended = cli("checks", "--ci", "--interval", "minute", "--fault", fault)
+    assert ended.code == 1, ended.out + ended.err
+    assert "ERROR" in ended.out
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.slow
+def test_up_starts_everything_once_and_down_stops_it(tmp_path: Path) -> None:
+    sandbox, ui = free_port(), free_port()
+    cli = Cli(tmp_path / "home", f"http://127.0.0.1:{sandbox}").using(OHLCV_SCHEDULES="false")
+    try:
+        first = cli("up", "--port", str(ui), "--json")
+        assert first.code == 0, first.err
+        assert [service["state"] for service in first.json()["services"]] == ["started", "started"]
+        assert httpx.get(f"http://127.0.0.1:{ui}/server_info", trust_env=False).is_success
+        second = cli("up", "--port", str(ui), "--json")
+        assert [service["state"] for service in second.json()["services"]] == ["already running", "already running"]
+    finally:
+        stopped = cli("down", "--json")
+    assert stopped.json()["stopped"] == ["dagster", "sandbox"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{ui}/server_info", trust_env=False)
+    assert cli("down").out == "Nothing was running.\n"
+
+
+def test_a_port_that_is_taken_is_told_in_one_sentence(cli: Cli) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = cli("up", "--port", str(taken.getsockname()[1]))
+    assert ended.code == 1
+    assert "is taken" in ended.err
+
+
+@pytest.mark.slow
+def test_demo_ends_with_a_full_lake(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "home", f"http://127.0.0.1:{free_port()}")
+    try:
+        ended = cli("demo", "--no-up")
+        assert ended.code == 0, ended.err
+        assert "100 % of the" in ended.out
+        assert "declared outage" in ended.out
+    finally:
+        cli("down")

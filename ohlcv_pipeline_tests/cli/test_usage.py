@@ -1,0 +1,83 @@
+"""What a user sees who asks for help, or for something that does not exist."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ohlcv_pipeline_tests.cli.conftest import Cli
+
+COMMANDS = (
+    "backfill", "checks", "demo", "doctor", "down", "export", "gaps", "maintain", "sandbox", "status", "up", "verify",
+)  # fmt: skip
+
+
+def test_help_is_quick(cli: Cli) -> None:
+    begun = time.perf_counter()
+    ended = cli("--help")
+    assert ended.code == 0
+    # Half a second is promised; a loaded machine gets three times that.
+    assert time.perf_counter() - begun < 1.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_example(cli: Cli, command: str) -> None:
+    ended = cli.here(command, "--help")
+    assert ended.code == 0
+    assert f"ohlcv {command}" in ended.out.replace("Usage: ohlcv", "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], "nonsense"),
+        (["backfill", "--nonsense"], "--nonsense"),
+        (["backfill", "--market", "tulips"], "crypto"),
+        (["backfill", "--market", "crypto_usdt"], "OHLCV_MARKETS"),
+        (["backfill", "--interval", "5m"], "minute, day"),
+        (["backfill", "--symbols", "NOPE"], "NOPE"),
+        (["backfill", "--start", "2026-10-01T00:00:00"], "time zone"),
+        (["backfill", "--start", "soon"], "soon"),
+        (["backfill", "--start", "2026-10-02", "--end", "2026-10-01"], "empty"),
+        (["backfill", "--interval", "minute", "--start", "2001-01-01"], "2024-01-01"),
+        (["gaps", "--min-missing", "0"], "min-missing"),
+        (["symbols", "enable", "NOPE"], "NOPE"),
+        (["checks", "--fault", "{}"], "--ci"),
+        (["sandbox", "--limits", "maybe"], "on or off"),
+    ],
+)
+def test_usage_errors_exit_64_with_one_sentence(cli: Cli, arguments: list[str], told: str) -> None:
+    ended = cli.here(*arguments)
+    assert ended.code == 64, ended.err
+    assert ended.out == ""
+    assert told in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_wrong_settings_name_their_variable(cli: Cli) -> None:
+    ended = cli.using(OHLCV_MARKETS="tulips").here("status")
+    assert ended.code == 64
+    assert "OHLCV_MARKETS" in ended.err
+
+
+def test_symbols_are_added_enabled_and_disabled(cli: Cli) -> None:
+    added = cli.here(
+        "symbols", "add", "--symbol", "SHIB", "--name", "Shiba Inu", "--vendor", "coinbase=SHIB-USD", "--json"
+    )
+    assert added.code == 0, added.err
+    assert added.json()["symbols"][0]["vendor_symbols"] == {"coinbase": "SHIB-USD"}
+    again = cli.here("symbols", "add", "--symbol", "SHIB", "--vendor", "coinbase=SHIB-USD")
+    assert (again.code, again.out) == (1, "")
+    assert cli.here("symbols", "disable", "SHIB").code == 0
+    listed = {row["symbol"]: row for row in cli.here("symbols", "list", "--json").json()["symbols"]}
+    assert (listed["SHIB"]["enabled"], listed["BTC"]["enabled"]) == (False, True)
+    assert cli.here("symbols", "enable", "SHIB", "--json").json()["symbols"][0]["enabled"] is True
+    assert cli.here("symbols", "add", "--symbol", "PEPE", "--vendor", "nyse=PEPE").code == 64
+
+
+def test_sandbox_faults_are_switched_on_and_off(cli: Cli) -> None:
+    fault = '{"kind":"latency","vendor":"kraken","seconds":0}'
+    assert cli.here("sandbox", "faults", "--add", fault, "--json").json()["faults"][0]["kind"] == "latency"
+    assert cli.here("sandbox", "faults", "--clear").out == "No faults are on.\n"
+    assert cli.here("sandbox", "faults", "--add", '{"kind":"no such"}').code == 64
