@@ -92,7 +92,7 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         home = platform.platform
         if config.symbols:
-            context.instance.add_run_tags(context.run_id, {SYMBOLS_TAG: ",".join(config.symbols)})
+            context.instance.add_run_tags(context.run.run_id, {SYMBOLS_TAG: ",".join(config.symbols)})
         order = Order(
             market=market,
             interval=interval,
@@ -191,10 +191,11 @@ def _transient(outcome: Outcome) -> bool:
 
 def _failure(order: Order, outcome: Outcome) -> dg.Failure:
     named = ", ".join(f"{symbol} ({code})" for symbol, code in sorted(outcome.failed.items()))
-    done = len(order.instruments) - len(outcome.failed)
+    published = len(order.instruments) - len(outcome.failed)
+    others = f"; the other {published} symbols were published" if published else ""
     details = [f"- {symbol}: {error}" for symbol, error in sorted(outcome.failures.items())]
     return dg.Failure(
-        description=f"{named} could not be accounted for; the other {done} symbols were published",
+        description=f"{named} could not be accounted for{others}",
         metadata={
             "failed": dg.MetadataValue.table(
                 [dg.TableRecord({"symbol": s, "code": c}) for s, c in sorted(outcome.failed.items())]

@@ -95,6 +95,8 @@ async def ingest(
     finally:
         if committing is not None:
             await committing
+    if outcome.rows:
+        await asyncio.to_thread(store.writer.seal, clock())
     on_progress(Progress(outcome.requests, outcome.requests, outcome.rows))
     return outcome
 
@@ -136,6 +138,8 @@ async def _commit(
 
 
 def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:
+    # Of two answers about a bucket the later counts, so the preferred vendor's come last.
+    pages = sorted(got.pages, key=lambda page: order.market.vendors.index(page.fetch.vendor), reverse=True)
     deliveries = [
         Delivery(
             bars=page.bars,
@@ -146,7 +150,7 @@ def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:
             fetched_at=page.answers[-1].received_at if page.answers else now,
             rejects=[(reject.bucket_start, reject.reason, reject.raw) for reject in page.rejects],
         )
-        for page in got.pages
+        for page in pages
     ]
     judged = judge(deliveries, order.market, order.interval, to_us(now))
     no_trades = common(quest.no_trades(got.pages), quest.buckets)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ohlcv_pipeline.bars.checksum import checksum, records
 from ohlcv_pipeline.frames import VALUE_COLUMNS, floats, micros
@@ -43,7 +44,8 @@ class Merged:
 def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = False) -> Merged:
     """Merge offered bars into stored ones.
 
-    Both tables have the stored columns, belong to one symbol, and are sorted by `bucket_start` and unique.
+    Both tables have the stored columns, belong to one symbol and are sorted by `bucket_start`; what is offered
+    is unique.
     `force` lets any vendor replace any bar, and accepts a constant price factor.
     """
     nothing = offered.slice(0, 0)
@@ -55,7 +57,9 @@ def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = Fals
     position = np.minimum(np.searchsorted(held, new), len(held) - 1)
     known = held[position] == new
     before, after = _values(stored)[:, position], _values(offered)
-    changed = known & (before != after).any(axis=0)
+    # A bucket that stands twice in the table is damage; whatever is offered for it replaces both.
+    repeated = np.append(held[1:] == held[:-1], False)
+    changed = known & ((before != after).any(axis=0) | repeated[position])
     if not force:
         allowed = _ranks(offered, rank) <= _ranks(stored, rank)[position]
         if _shifted(before[:4, changed & allowed], after[:4, changed & allowed]):
@@ -65,11 +69,9 @@ def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = Fals
     replaced = changed & allowed
     taken = pa.array(np.flatnonzero(~known | replaced))
     inserted = offered.take(taken)
-    superseded = stored.take(pa.array(position[replaced]))
-    stays = np.ones(len(held), bool)
-    stays[position[replaced]] = False
-    bars = pa.concat_tables([stored.filter(pa.array(stays)), inserted]).sort_by("bucket_start")
-    return Merged(bars, inserted, superseded, refused=int((changed & ~allowed).sum()))
+    goes = pa.array(np.isin(held, new[replaced]))
+    bars = pa.concat_tables([stored.filter(pc.invert(goes)), inserted]).sort_by("bucket_start")
+    return Merged(bars, inserted, stored.filter(goes), refused=int((changed & ~allowed).sum()))
 
 
 def _values(bars: pa.Table) -> npt.NDArray[np.float64]:

@@ -76,10 +76,12 @@ def publish(
         start_us=min(start for start, _ in decision.bounds.values()),
         end_us=max(end for _, end in decision.bounds.values()),
     )
-    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers, now)
-    if changes.manifest.num_rows:
-        stored = read_cells(store.reader, order.market, order.interval, changes.manifest)
-        damaged = mismatches(stored, order.market, order.interval, changes.manifest)
+    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers)
+    if changes and decision.touched:
+        touched = pa.Table.from_pylist(decision.touched, MANIFEST)
+        damaged = mismatches(
+            read_cells(store.reader, order.market, order.interval, touched), order.market, order.interval, touched
+        )
         if damaged:
             cells = ", ".join(f"{row['symbol']} {row['partition']}" for row in damaged)
             raise LakeError(f"published bars read back with another checksum: {cells}")
@@ -87,7 +89,10 @@ def publish(
 
 
 class Decision:
-    """What a batch of offers changes, given the stored state; asked again after a conflict."""
+    """What a batch of offers changes, given the stored state; asked again after a conflict.
+
+    `touched` are the manifest rows, new or standing, of the cells whose bars it changes: what to read back.
+    """
 
     def __init__(self, order: Order, partitions: Sequence[str], now: datetime) -> None:
         self.order = order
@@ -96,10 +101,11 @@ class Decision:
         self.ends = {key: order.market.partition_end(order.interval, key) for key in partitions}
         self.expected: dict[tuple[str, datetime | None, datetime | None], int] = {}
         self.shifted: list[str] = []
+        self.touched: list[dict[str, Any]] = []
 
     def changes(self, stored: Stored, offers: Sequence[Offer]) -> Changes:
         """Return what the offers change."""
-        self.shifted = []
+        self.shifted, self.touched = [], []
         bars, absent = _by_symbol(stored.bars), _by_symbol(stored.absent)
         cells = {(row["symbol"], row["partition"]): row for row in stored.manifest.to_pylist()}
         inserted, superseded = [], []
@@ -120,12 +126,16 @@ class Decision:
             absences = self._absences(offer, merged, absent.get(symbol, stored.absent.slice(0, 0)))
             new_absent += absences.added
             old_absent += absences.removed
-            for key in self.bounds:
-                row = self._manifest_row(offer, key, merged, absences, cells.get((symbol, key)))
+            for key, (start, end) in self.bounds.items():
+                before = cells.get((symbol, key))
+                row = self._manifest_row(offer, key, merged, absences, before)
                 if row is not None:
                     manifest.append(row)
-                    if merged.superseded.num_rows:
-                        superseded.append(self._superseded(merged, key, cells[symbol, key]))
+                if _between(merged.superseded, start, end).num_rows:
+                    superseded.append(self._superseded(merged, key, before))
+                standing = row or before
+                if standing is not None and (row is not None or _between(merged.inserted, start, end).num_rows):
+                    self.touched.append(standing)
         return Changes(
             inserted=pa.concat_tables([STORED_BARS.empty_table(), *inserted]),
             superseded=pa.concat_tables([BAR_REVISIONS.empty_table(), *superseded]),
@@ -207,13 +217,14 @@ class Decision:
         market, interval = self.order.market, self.order.interval
         start, end = self.bounds[key]
         expected = self._expected(offer.instrument, key)
-        if not expected and before is None:
+        bars = _between(merged.bars, start, end)
+        if before is None and not expected and not bars.num_rows:
             return None
         delay = market.publish_delay[interval]
         measured = account(
             offer.instrument.symbol,
             interval,
-            _between(merged.bars, start, end),
+            bars,
             expected=expected,
             no_trades=absences.count(Cause.NO_TRADES, start, end),
             unfillable=absences.count(Cause.UNFILLABLE, start, end),
@@ -240,7 +251,7 @@ class Decision:
             self.expected[known] = len(buckets)
         return self.expected[known]
 
-    def _superseded(self, merged: Merged, key: str, before: dict[str, Any]) -> pa.Table:
+    def _superseded(self, merged: Merged, key: str, before: dict[str, Any] | None) -> pa.Table:
         """Return the cell's replaced bars as rows of the revision history."""
         rows = _between(merged.superseded, *self.bounds[key])
         n = rows.num_rows
@@ -249,7 +260,7 @@ class Decision:
                 _constant(self.order.market.name, n),
                 _constant(str(self.order.interval), n),
                 *rows.columns,
-                pa.array([before["revision"]] * n, pa.int64()),
+                pa.array([before["revision"] if before else 0] * n, pa.int64()),
                 rows["fetched_at"],
                 pa.array([self.now] * n, TIMESTAMP),
                 _constant(self.order.run_id, n),

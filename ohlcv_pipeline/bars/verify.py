@@ -130,7 +130,10 @@ def verify(
         result.mismatched += mismatches(bars, market, interval, chunk)
         on_chunk(bars, total)
     if symbols is None and partitions is None:
-        result.unaccounted = unaccounted(reader, market, interval, manifest)
+        try:
+            result.unaccounted = unaccounted(reader, market, interval, manifest)
+        except LakeError as error:
+            result.unreadable.append(f"{market.name} {interval}: {error}")
     return result
 
 

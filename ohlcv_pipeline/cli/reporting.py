@@ -33,7 +33,7 @@ class Known(StrEnum):
     UNFILLABLE = "unfillable: every vendor was asked twice"
     UNANSWERED = "asked for in vain"
     PART = "asked for in vain in part"
-    NOTHING = "never asked for"
+    NOTHING = "no answer yet"
 
     @property
     def declared(self) -> bool:

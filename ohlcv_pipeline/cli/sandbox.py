@@ -70,7 +70,9 @@ def faults(
     if as_json:
         console.write_json({"faults": found})
     elif found:
-        console.table("Faults", ["id", "fault"], [(f["id"], json.dumps({**f, "id": None})) for f in found])
+        console.table(
+            "Faults", ["id", "fault"], [(f["id"], json.dumps({k: v for k, v in f.items() if k != "id"})) for f in found]
+        )
     else:
         console.out.print("No faults are on.")
     return errors.SUCCESS

@@ -34,6 +34,9 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_DAMAGE = (OSError, ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
+"""What reading a Parquet file raises when bits of it are wrong: a name, a time or a text may be what cannot be read."""
+
 
 @dataclass(frozen=True)
 class RawObject:
@@ -125,15 +128,13 @@ class RawStore:
         path = self.path / pack
         try:
             wanted = None if ids is None else pc.field("id").isin(list(ids))
-            table = pq.read_table(path, filters=wanted)
-        except (OSError, pa.ArrowException) as error:
+            rows = pq.read_table(path, filters=wanted).select(_SCHEMA.names).to_pylist()
+            objects = [RawObject(**{**row, "headers": row["headers"] or []}) for row in rows]
+            damaged = [item.id for item in objects if hashlib.sha256(item.body).hexdigest() != item.id]
+        except _DAMAGE as error:
             raise LakeError(f"raw pack {pack} cannot be read: {error}") from error
-        objects = [
-            RawObject(**{**row, "headers": row["headers"] or []}) for row in table.select(_SCHEMA.names).to_pylist()
-        ]
-        for item in objects:
-            if hashlib.sha256(item.body).hexdigest() != item.id:
-                raise LakeError(f"raw object {item.id[:12]} in pack {pack} is damaged: its body has another hash")
+        if damaged:
+            raise LakeError(f"raw object {str(damaged[0])[:12]} in pack {pack} is damaged: its body has another hash")
         return objects
 
     def prune(self, before: datetime, keep: set[str]) -> list[str]:

@@ -217,22 +217,12 @@ def ensure(catalog: Catalog, markets: tuple[str, ...]) -> None:
 
 
 def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> None:
-    have = {
-        (schema, name)
-        for schema, name in connection.execute(
-            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = 'lake'"
-        ).fetchall()
-    }
     newest = 1 + len(MIGRATIONS)
-    version = 0
-    if ("main", "lake_version") in have:
-        ((version,),) = connection.execute("SELECT max(version) FROM lake.lake_version").fetchall()
-    if version > newest:
-        raise LakeError(f"the lake is of version {version}, this release knows {newest}; upgrade the package")
-    missing = [m for m in markets if (m, "ohlcv_day") not in have]
-    if version == newest and not missing:
-        return
+    # Looking and creating share a transaction: of two processes that find no lake, one conflicts and looks again.
     with transaction(connection):
+        version, missing = _state(connection, markets)
+        if version > newest:
+            raise LakeError(f"the lake is of version {version}, this release knows {newest}; upgrade the package")
         if version == 0:
             _create(connection)
         elif version < newest:
@@ -243,13 +233,29 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
         for market in missing:
             connection.execute(f'CREATE SCHEMA lake."{market}"')
             for interval in Interval:
-                connection.execute(f"CREATE TABLE {bars_table(market, interval)} ({_columns(STORED_BARS)})")
+                table = bars_table(market, interval)
+                connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
+                connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
                 connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0)", [market, interval])
     if version == 0:
         for name in _SHARED:
             connection.execute(
                 "CALL lake.set_option('data_inlining_row_limit', ?, table_name => ?)", [_INLINED_ROWS, name]
             )
+
+
+def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> tuple[int, list[str]]:
+    """Return the lake's version, 0 when there is none yet, and the markets without tables."""
+    have = {
+        (schema, name)
+        for schema, name in connection.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = 'lake'"
+        ).fetchall()
+    }
+    version = 0
+    if ("main", "lake_version") in have:
+        ((version,),) = connection.execute("SELECT max(version) FROM lake.lake_version").fetchall()
+    return version, [m for m in markets if (m, "ohlcv_day") not in have]
 
 
 def _create(connection: duckdb.DuckDBPyConnection) -> None:

@@ -85,7 +85,7 @@ class Writer:
     raw: RawStore
     _sealed: set[str] = field(default_factory=set, repr=False)
 
-    def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject], now: datetime) -> Changes:
+    def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject]) -> Changes:
         """Commit what `decide` makes of the stored state, and return it. Nothing to change: nothing is written.
 
         `answers` are made durable in the raw store before the rows that name them are committed.
@@ -94,10 +94,7 @@ class Writer:
         connection = self.catalog.cursor()
         try:
             with self.turn():
-                changes = retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
-                if changes:
-                    self._seal(connection, now)
-            return changes
+                return retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
         except duckdb.Error as error:
             raise LakeError(f"publishing {scope.market} {scope.interval} bars failed: {error}") from error
         finally:
@@ -133,7 +130,10 @@ class Writer:
             yield
 
     def seal(self, now: datetime) -> int:
-        """Record size and SHA-256 of the lake's files that have no seal yet; return how many."""
+        """Record size and SHA-256 of the lake's files that have no seal yet; return how many.
+
+        A run seals when its publications are done: what they wrote has been read back by then.
+        """
         connection = self.catalog.cursor()
         try:
             with self.turn():

@@ -19,6 +19,10 @@ T = TypeVar("T")
 LOOKS = 2
 """A vendor is asked again, once, for what it left out: a hole at the edge of an answer proves nothing."""
 
+SIDE_BY_SIDE = 4
+"""Fetches of one symbol on their way at once: fewer than the failures in a row that open the breaker, so that a
+symbol of which nothing can be had does not shut the others out."""
+
 Window = tuple[int, int]
 StillWanted = Callable[[Sequence[Page]], Sequence[Window]]
 
@@ -110,48 +114,48 @@ async def collect(
             continue
         source = sources[name]
         for _ in range(LOOKS):
+            windows = still_wanted(result.pages)
+            if not windows:
+                return result
             fetches = [
                 fetch
-                for window in still_wanted(result.pages)
+                for window in windows
                 if (served := source.adapter.serves(interval, *window, now_us)) is not None
                 for fetch in source.adapter.plan(instrument.symbol, spelling, interval, *served)
             ]
-            if not fetches:
+            if not fetches or await _round(source, fetches, result, on_fetched):
                 break
-            failed = await _round(source, fetches, result, on_fetched)
-            if failed:
-                break
-        if not still_wanted(result.pages):
-            break
     return result
 
 
 async def _round(
     source: Source, fetches: Sequence[Fetch], result: Collected, on_fetched: Callable[[Page], None]
 ) -> bool:
-    """Send the fetches of one look; return whether one of them failed for good."""
-    stop = asyncio.Event()
-
-    async def one(fetch: Fetch) -> Page | VendorError | None:
-        if stop.is_set():
-            return None
-        try:
-            page = await source.adapter.fetch(fetch, source.transport)
-        except VendorError as error:
-            if error.code is not Code.NOT_YET:
-                stop.set()
-            return error
-        on_fetched(page)
-        return page
-
+    """Send the fetches of one look; return whether one of them failed for good: then no more are begun."""
+    left = iter(enumerate(fetches))
+    outcomes: dict[int, Page | VendorError] = {}
     failed = False
-    for fetch, outcome in zip(fetches, await together(map(one, fetches)), strict=True):
+
+    async def one_by_one() -> None:
+        nonlocal failed
+        for place, fetch in left:
+            if failed:
+                return
+            try:
+                outcomes[place] = page = await source.adapter.fetch(fetch, source.transport)
+            except VendorError as error:
+                outcomes[place] = error
+                failed = failed or error.code is not Code.NOT_YET
+            else:
+                on_fetched(page)
+
+    await together(one_by_one() for _ in range(min(SIDE_BY_SIDE, len(fetches))))
+    for place, outcome in sorted(outcomes.items()):
         if isinstance(outcome, Page):
             result.pages.append(outcome)
             result.requests += len(outcome.answers)
-        elif isinstance(outcome, VendorError):
-            result.requests += len(fetch.requests)
-            result.failures.append((fetch.vendor, outcome))
+        else:
+            result.requests += len(fetches[place].requests)
+            result.failures.append((fetches[place].vendor, outcome))
             result.rejected += outcome.answers
-            failed = failed or outcome.code is not Code.NOT_YET
     return failed

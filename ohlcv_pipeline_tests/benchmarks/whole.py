@@ -91,9 +91,9 @@ def demo(path: Path) -> list[Row]:
     """The demo's backfill, its repetition, its memory, and the same bars through the archive."""
     with running_exchange() as exchange:
         seconds, memory = command(path, exchange, "backfill", "--json")
-        before = len(exchange.requests()["requests"])
+        before = len(exchange.requests())
         again, _ = command(path, exchange, "backfill", "--only-missing", "--interval", "day", "--json")
-        calls = len(exchange.requests()["requests"]) - before
+        calls = len(exchange.requests()) - before
         raw = bare_requests(exchange)
     with running_exchange() as exchange:
         archive, _ = command(path / "usdt", exchange, "backfill", "--json", markets="crypto_usdt")
