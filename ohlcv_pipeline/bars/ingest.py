@@ -22,7 +22,7 @@ from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import to_us
 from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.vendors.base import Answer, Page
-from ohlcv_pipeline.vendors.errors import VendorError
+from ohlcv_pipeline.vendors.errors import Remedy, VendorError
 from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
 
 
@@ -129,12 +129,19 @@ async def _commit(
             answers |= {answer.id: _raw(answer) for answer in page.answers}
         answers |= {answer.id: _raw(answer, note="malformed") for answer in got.rejected}
         if got.failures and len(quest.missing(got.pages)):
-            outcome.failures[symbol] = got.failures[-1][1]
+            outcome.failures[symbol] = _telling(got)
         outcome.duplicates += len(offer.judged.duplicates)
         outcome.dropped.update(offer.judged.dropped)
     published = await asyncio.to_thread(publish, order, store, partitions, offers, list(answers.values()), now)
     outcome.rows += published.rows
     outcome.shifted += [symbol for symbol in published.shifted if symbol not in outcome.shifted]
+
+
+def _telling(got: Collected) -> VendorError:
+    """Return the failure that decides what follows: the last that may pass, else the last."""
+    errors = [error for _, error in got.failures]
+    passing = [error for error in errors if error.remedy is not Remedy.GIVE_UP]
+    return (passing or errors)[-1]
 
 
 def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:

@@ -20,7 +20,7 @@ from ohlcv_pipeline.bars.gaps import common
 from ohlcv_pipeline.bars.merge import Account, Merged, account, merge
 from ohlcv_pipeline.bars.planning import SECOND_LOOK, Cause, Order
 from ohlcv_pipeline.bars.schema import Delivery, Finding, Judged, Reason
-from ohlcv_pipeline.bars.verify import mismatches, read_cells
+from ohlcv_pipeline.bars.verify import mismatches, read_cells, still_claimed
 from ohlcv_pipeline.frames import TIMESTAMP, VALUE_COLUMNS, Micros, micros
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.raw import RawObject
@@ -79,10 +79,9 @@ def publish(
     changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers)
     if changes and decision.touched:
         touched = pa.Table.from_pylist(decision.touched, MANIFEST)
-        damaged = mismatches(
-            read_cells(store.reader, order.market, order.interval, touched), order.market, order.interval, touched
-        )
-        if damaged:
+        stored = read_cells(store.reader, order.market, order.interval, touched)
+        damaged = mismatches(stored, order.market, order.interval, touched)
+        if damaged := still_claimed(store.reader, order.market, order.interval, damaged):
             cells = ", ".join(f"{row['symbol']} {row['partition']}" for row in damaged)
             raise LakeError(f"published bars read back with another checksum: {cells}")
     return Published(changes.inserted.num_rows, decision.shifted)

@@ -69,6 +69,18 @@ def mismatches(bars: pa.Table, market: Market, interval: Interval, manifest: pa.
     ]
 
 
+def still_claimed(
+    reader: Reader, market: Market, interval: Interval, damaged: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the mismatches without cells that were published again between reading their manifest and their bars."""
+    if not damaged:
+        return []
+    symbols, keys = ([row[name] for row in damaged] for name in ("symbol", "partition"))
+    manifest = reader.manifest(market.name, interval, symbols, keys).select(["symbol", "partition", "checksum"])
+    claimed = {(row["symbol"], row["partition"]): row["checksum"] for row in manifest.to_pylist()}
+    return [row for row in damaged if claimed.get((row["symbol"], row["partition"])) == row["checksum"]]
+
+
 def hash_cells(bars: pa.Table, market: Market, interval: Interval, cells: Sequence[tuple[str, str]]) -> list[str]:
     """Return the checksum of each (symbol, partition) among bars sorted by symbol and bucket."""
     bounds = {key: market.partition_bounds(interval, key) for key in {key for _, key in cells}}
@@ -127,11 +139,11 @@ def verify(
             keys = chunk["partition"].to_pylist()
             result.unreadable.append(f"{market.name} {interval} {keys[0]} … {keys[-1]}: {error}")
             continue
-        result.mismatched += mismatches(bars, market, interval, chunk)
+        result.mismatched += still_claimed(reader, market, interval, mismatches(bars, market, interval, chunk))
         on_chunk(bars, total)
     if symbols is None and partitions is None:
         try:
-            result.unaccounted = unaccounted(reader, market, interval, manifest)
+            result.unaccounted = unaccounted(reader, market, interval)
         except LakeError as error:
             result.unreadable.append(f"{market.name} {interval}: {error}")
     return result
@@ -149,16 +161,12 @@ def _chunks(manifest: pa.Table) -> Iterator[pa.Table]:
             start = i
 
 
-def unaccounted(reader: Reader, market: Market, interval: Interval, manifest: pa.Table) -> list[dict[str, Any]]:
+def unaccounted(reader: Reader, market: Market, interval: Interval) -> list[dict[str, Any]]:
     """Return symbols of which the table holds another number of bars than the manifest accounts for."""
-    counted = {row["symbol"]: row["rows"] for row in reader.counts(market.name, interval).to_pylist()}
-    claimed: dict[str, int] = dict.fromkeys(counted, 0)
-    for row in manifest.select(["symbol", "rows"]).to_pylist():
-        claimed[row["symbol"]] = claimed.get(row["symbol"], 0) + row["rows"]
     return [
-        {"market": market.name, "interval": str(interval), "symbol": s, "rows": counted.get(s, 0), "manifest": n}
-        for s, n in claimed.items()
-        if counted.get(s, 0) != n
+        {"market": market.name, "interval": str(interval), **row}
+        for row in reader.accounts(market.name, interval).to_pylist()
+        if row["rows"] != row["manifest"]
     ]
 
 

@@ -5,12 +5,13 @@ Extensions are loaded from the installed packages, never downloaded. Tables are 
 
 from __future__ import annotations
 
+import fcntl
 import importlib.resources
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -74,6 +75,36 @@ class Catalog:
             if self._root is not None:
                 self._root.close()
                 self._root = None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep maintenance away while something is read; readers do not wait for each other.
+
+        While DuckLake 1.0 flushes or merges, readers may see rows twice or not at all (duckdb/ducklake#650, #1413).
+        Whoever waits to be alone goes before readers that come later.
+        """
+        with ExitStack() as held:
+            with self.locked("gate", fcntl.LOCK_SH):
+                held.enter_context(self.locked("readers", fcntl.LOCK_SH))
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody reads, and let nobody begin to."""
+        with self.locked("gate", fcntl.LOCK_EX), self.locked("readers", fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def locked(self, name: str, mode: int) -> Iterator[None]:
+        """Hold a lock of this machine, shared or exclusive, beside a SQLite catalog; a server's has none."""
+        path = self.sqlite_path
+        if path is None:
+            yield
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, mode)
+            yield
 
     def _attach(self) -> duckdb.DuckDBPyConnection:
         backend = self.catalog.split(":", 1)[0]

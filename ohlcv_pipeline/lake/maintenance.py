@@ -13,9 +13,12 @@ import duckdb
 
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.lake.tables import data_files
+from ohlcv_pipeline.lake.tables import ROW_GROUP, data_files
 
 Fingerprint = Callable[[], str]
+
+MERGED_ROW_GROUP = 122_880
+"""Sorted files of many days hold a symbol in one piece: longer row groups then read a quarter faster."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,22 @@ def maintain(
     Raises:
         LakeError: the stored bars differ afterwards. Nothing has been deleted then.
     """
-    before = fingerprint()
     with store.writer.turn():
+        before = fingerprint()
         connection = store.catalog.cursor()
         try:
             files_before = len(data_files(connection))
-            flushed = retry_conflicts(lambda: _flush(connection))
-            _compact(connection)
+            with store.catalog.alone():
+                flushed = retry_conflicts(lambda: _flush(connection))
+                _compact(connection)
             files_after = len(data_files(connection))
         finally:
             connection.close()
-    after = fingerprint()
+        after = fingerprint()
     if after != before:
         raise LakeError(f"maintenance changed what is stored ({before[:12]} became {after[:12]}); nothing was deleted")
     store.writer.seal(now)
-    with store.writer.turn():
+    with store.writer.turn(), store.catalog.alone():
         expired, deleted = _expire(store.catalog, now - keep_snapshots)
     return Maintenance(
         files_before=files_before,
@@ -89,11 +93,18 @@ def _compact(connection: duckdb.DuckDBPyConnection) -> None:
             retry_conflicts(lambda name=table: connection.execute(f"ALTER TABLE {name} {statement}"))  # type: ignore[misc]
 
     each("SET SORTED BY (symbol, bucket_start)")
+    _row_groups(connection, MERGED_ROW_GROUP)
     try:
         retry_conflicts(lambda: connection.execute("CALL ducklake_rewrite_data_files('lake', delete_threshold => 0)"))
         retry_conflicts(lambda: connection.execute("CALL ducklake_merge_adjacent_files('lake')"))
     finally:
+        _row_groups(connection, ROW_GROUP)
         each("RESET SORTED BY")
+
+
+def _row_groups(connection: duckdb.DuckDBPyConnection, rows: int) -> None:
+    """Set how many rows the row groups of files have that are written from now on."""
+    connection.execute("CALL lake.set_option('parquet_row_group_size', ?)", [rows])
 
 
 def _expire(catalog: Catalog, before: datetime) -> tuple[int, int]:

@@ -15,7 +15,15 @@ import pyarrow as pa
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
-from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, MANIFEST, QUARANTINE, DataFile, bars_table, data_files
+from ohlcv_pipeline.lake.tables import (
+    ABSENT_BUCKETS,
+    MANIFEST,
+    QUARANTINE,
+    DataFile,
+    bars_table,
+    data_files,
+    newest_snapshot,
+)
 from ohlcv_pipeline.markets import Interval
 
 _BARS = ", ".join(BAR_SCHEMA.names)
@@ -38,7 +46,8 @@ class Reader:
         try:
             for name, view in (views or {}).items():
                 connection.register(name, view)
-            return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
+            with self.catalog.reading():
+                return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
         except duckdb.Error as error:
             raise LakeError(f"the lake cannot be read: {error}") from error
         finally:
@@ -72,10 +81,10 @@ class Reader:
             raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
         connection = self.catalog.cursor()
         try:
-            newest = "SELECT max(snapshot_id) FROM __ducklake_metadata_lake.ducklake_snapshot"
-            ((snapshot,),) = connection.execute(newest).fetchall()
-            if self._plan[0] != snapshot:
-                self._plan = snapshot, retry_conflicts(lambda: data_files(connection))
+            if self._plan[0] != newest_snapshot(connection):
+                with self.catalog.reading():
+                    snapshot = newest_snapshot(connection)
+                    self._plan = snapshot, retry_conflicts(lambda: data_files(connection, snapshot))
             return self._plan[1]
         except duckdb.Error as error:
             raise LakeError(f"the lake cannot be read: {error}") from error
@@ -142,6 +151,16 @@ class Reader:
         return self.query(
             "SELECT symbol, count(*) AS rows, count(DISTINCT bucket_start) AS buckets"
             f" FROM {bars_table(market, interval)} GROUP BY symbol"
+        )
+
+    def accounts(self, market: str, interval: Interval) -> pa.Table:
+        """Return `symbol`, the number of `rows` stored of it, and how many the `manifest` accounts for."""
+        return self.query(
+            "SELECT symbol, coalesce(b.n, 0) AS rows, coalesce(m.n, 0) AS manifest"
+            f" FROM (SELECT symbol, count(*) AS n FROM {bars_table(market, interval)} GROUP BY symbol) b"
+            " FULL JOIN (SELECT symbol, sum(rows)::BIGINT AS n FROM lake.manifest"
+            " WHERE market = ? AND interval = ? GROUP BY symbol) m USING (symbol) ORDER BY symbol",
+            [market, interval],
         )
 
     def seals(self) -> list[tuple[str, int, str]]:

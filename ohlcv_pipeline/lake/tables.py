@@ -119,6 +119,9 @@ _SQL_TYPES = {
     pa.list_(TEXT): "VARCHAR[]",
 }
 
+ROW_GROUP = 20_480
+"""Rows of a row group of a published file, which holds a symbol in a short piece: a read skips the others."""
+
 _INLINED_ROWS = 100
 """Smaller inserts into the shared tables stay in the catalog until maintenance flushes them. Bars never do: a
 reader may then take the list of a table's files for the whole of it."""
@@ -161,30 +164,42 @@ WITH home AS (
     SELECT t.table_id, 'lake."' || s.schema_name || '".' || t.table_name AS name,
         CASE WHEN s.path_is_relative THEN m.value || s.path ELSE s.path END AS schema_path, t.path, t.path_is_relative
     FROM {meta}.ducklake_table t
-    JOIN {meta}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+    JOIN {meta}.ducklake_schema s ON s.schema_id = t.schema_id AND {s}
     JOIN {meta}.ducklake_metadata m ON m.key = 'data_path'
-    WHERE t.end_snapshot IS NULL
+    WHERE {t}
 )
 SELECT h.name, CASE WHEN h.path_is_relative THEN h.schema_path || h.path ELSE h.path END AS folder,
     f.path, f.path_is_relative, d.path, d.path_is_relative,
     epoch_us(v.min_value::TIMESTAMPTZ), epoch_us(v.max_value::TIMESTAMPTZ)
 FROM {meta}.ducklake_data_file f
 JOIN home h ON h.table_id = f.table_id
-LEFT JOIN {meta}.ducklake_column k
-    ON k.table_id = f.table_id AND k.column_name = 'bucket_start' AND k.end_snapshot IS NULL
+LEFT JOIN {meta}.ducklake_column k ON k.table_id = f.table_id AND k.column_name = 'bucket_start' AND {k}
 LEFT JOIN {meta}.ducklake_file_column_stats v ON v.data_file_id = f.data_file_id AND v.column_id = k.column_id
-LEFT JOIN {meta}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND d.end_snapshot IS NULL
-WHERE f.end_snapshot IS NULL
+LEFT JOIN {meta}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND {d}
+WHERE {f}
 """
 
 
-def data_files(connection: duckdb.DuckDBPyConnection) -> list[DataFile]:
-    """Return the files that the newest snapshot consists of, by table and time.
+def newest_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the number of the newest snapshot."""
+    newest = "SELECT max(snapshot_id) FROM __ducklake_metadata_lake.ducklake_snapshot"
+    ((snapshot,),) = connection.execute(newest).fetchall()
+    return int(snapshot)
+
+
+def data_files(connection: duckdb.DuckDBPyConnection, snapshot: int | None = None) -> list[DataFile]:
+    """Return the files that a snapshot, by default the newest, consists of, by table and time.
 
     Read from the catalog as the DuckLake 1.0 specification lays it out: a path may be relative to its
     table's, its schema's and the lake's own.
     """
-    rows = connection.execute(_FILES.format(meta="__ducklake_metadata_lake")).fetchall()
+    at = newest_snapshot(connection) if snapshot is None else snapshot
+    # DuckDB reads each of a SQLite catalog's tables at an instant of its own: only the snapshot's number holds still.
+    valid = {
+        alias: f"{alias}.begin_snapshot <= {at} AND ({alias}.end_snapshot IS NULL OR {alias}.end_snapshot > {at})"
+        for alias in "stkdf"
+    }
+    rows = connection.execute(_FILES.format(meta="__ducklake_metadata_lake", **valid)).fetchall()
     files = [
         DataFile(
             table=name,
@@ -267,7 +282,7 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     for option, value in (
         ("parquet_version", "2"),
         ("parquet_compression", "uncompressed"),
-        ("parquet_row_group_size", "20480"),
+        ("parquet_row_group_size", str(ROW_GROUP)),
         ("data_inlining_row_limit", "0"),
     ):
         connection.execute(f"CALL lake.set_option('{option}', '{value}')")

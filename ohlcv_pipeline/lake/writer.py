@@ -120,13 +120,7 @@ class Writer:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for one's turn on this machine. A SQLite catalog admits one writer; queueing beats colliding."""
-        path = self.catalog.sqlite_path
-        if path is None:
-            yield
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name("writer.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self.catalog.locked("writer", fcntl.LOCK_EX):
             yield
 
     def seal(self, now: datetime) -> int:
@@ -250,7 +244,8 @@ def _unseen(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> pa.Table:
     match = " AND ".join(f"q.{name} IS NOT DISTINCT FROM c.{name}" for name in key)
     fresh = _table(
         connection,
-        f"SELECT c.* FROM candidates c ANTI JOIN lake.quarantine q ON {match}",
+        f"SELECT DISTINCT ON ({', '.join('c.' + name for name in key)}) c.*"
+        f" FROM candidates c ANTI JOIN lake.quarantine q ON {match}",
         [],
         QUARANTINE,
     )

@@ -87,8 +87,11 @@ class Page:
 
     @cached_property
     def buckets(self) -> Micros:
-        """The bucket starts of the bars in µs, sorted; a repeated one stands twice."""
+        """The bucket starts of what was delivered in µs, sorted, rows that were refused included."""
         starts = micros(self.bars["bucket_start"])
+        refused = [reject.bucket_start for reject in self.rejects if reject.bucket_start is not None]
+        if refused:
+            return np.sort(np.append(starts, refused))
         if len(starts) and starts[0] > starts[-1]:
             starts = starts[::-1]
         return starts if (starts[1:] >= starts[:-1]).all() else np.sort(starts)

@@ -70,7 +70,7 @@ def test_gaps_as_csv_leaves_out_shorter_ones(stocked: Cli) -> None:
 def test_a_window_never_fetched_is_one_gap_and_no_outage(stocked: Cli) -> None:
     window = ("--interval", "minute", "--symbols", "SOL", "--start", START, "--end", END)
     (gap,) = stocked.here("gaps", *window, "--json").json()["gaps"]
-    assert (gap["missing"], gap["known"]) == (1440, "never asked for")
+    assert (gap["missing"], gap["known"]) == (1440, "no answer yet")
 
 
 def test_status_has_one_row_for_each_symbol_and_interval(stocked: Cli) -> None:

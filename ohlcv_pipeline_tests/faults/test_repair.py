@@ -20,7 +20,8 @@ TABLE = "lake.crypto.ohlcv_minute"
         f"UPDATE {TABLE} SET close = close * 1.0001 WHERE symbol = 'BTC' AND {EVERY_HOUR}",
         f"DELETE FROM {TABLE} WHERE symbol = 'ETH' AND {EVERY_HOUR}",
         f"INSERT INTO {TABLE} SELECT * FROM {TABLE} WHERE symbol = 'ETH' ORDER BY bucket_start LIMIT 5",
-        f"UPDATE {TABLE} SET bucket_start = make_timestamptz(epoch_us(bucket_start) + 60000000) WHERE symbol = 'BTC' AND {EVERY_HOUR}",
+        f"UPDATE {TABLE} SET bucket_start = make_timestamptz(epoch_us(bucket_start) + 60000000)"
+        f" WHERE symbol = 'BTC' AND {EVERY_HOUR}",
     ],
     ids=["changed values", "lost bars", "doubled bars", "moved bars"],
 )

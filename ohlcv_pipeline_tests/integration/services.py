@@ -1,0 +1,176 @@
+"""Dagster as it is deployed: webserver, daemon and code server as processes, spoken to in GraphQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.settings import Settings
+from ohlcv_pipeline_tests.exchange import Exchange, running_exchange
+from ohlcv_pipeline_tests.integration.installation import RANGE, ROOT
+
+START_SECONDS = 90.0
+RUN_SECONDS = 120.0
+NEVER_STALE = 1e9
+"""Bars of June are behind, which is not what these tests are about."""
+
+_ENDED = {"COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED", "SUCCESS", "FAILURE"}
+_SELECTOR = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "ohlcv_pipeline.definitions",
+}
+
+
+@dataclass(frozen=True)
+class Services:
+    """A running Dagster and the sandbox its runs ask."""
+
+    url: str
+    exchange: Exchange
+    platform: Platform
+
+    def graphql(self, query: str, **variables: object) -> dict[str, Any]:
+        answer = httpx.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60, trust_env=False
+        ).json()
+        assert "errors" not in answer, answer["errors"]
+        found: dict[str, Any] = answer["data"]
+        return found
+
+    def backfill(self, table: str, partitions: Sequence[str]) -> dict[str, Any]:
+        """Launch a backfill as the UI does, and wait for its end."""
+        asked = {"assetSelection": [{"path": table.split("/")}], "partitionNames": list(partitions), "title": "test"}
+        launched = self.graphql(
+            "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename"
+            " ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            p=asked,
+        )["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        query = (
+            "query($b: String!) { found: partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {"
+            " status numPartitions runs(limit: 10) { runId status tags { key value } } assetBackfillData {"
+            " assetBackfillStatuses { ... on AssetPartitionsStatusCounts {"
+            " numPartitionsMaterialized numPartitionsFailed numPartitionsTargeted } } } } } }"
+        )
+        return self._ended(query, b=launched["backfillId"])
+
+    def launch(self, job: str, partitions: Sequence[str], config: Mapping[str, object]) -> dict[str, Any]:
+        """Launch a run of a job over a range of partitions through the queue, and wait for its end."""
+        market, interval = job.split("_")[:2]
+        tags = zip(RANGE, (partitions[0], partitions[-1]), strict=True)
+        launched = self.graphql(
+            "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename"
+            " ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }"
+            " ... on RunConfigValidationInvalid { errors { message } } } }",
+            p={
+                "selector": {**_SELECTOR, "jobName": job},
+                "mode": "default",
+                "runConfigData": {"ops": {f"{market}__ohlcv_{interval}": {"config": dict(config)}}},
+                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags]},
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        query = "query($r: ID!) { found: runOrError(runId: $r) { ... on Run { status runId } } }"
+        return self._ended(query, r=launched["run"]["runId"])
+
+    def _ended(self, query: str, **variables: object) -> dict[str, Any]:
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            found: dict[str, Any] = self.graphql(query, **variables)["found"]
+            if found["status"] in _ENDED:
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+
+    def checks(self, table: str) -> dict[str, str]:
+        """The status of each check of a table after its latest materialisation."""
+        (node,) = self.graphql(
+            "query($k: [AssetKeyInput!]) { assetNodes(assetKeys: $k) { assetChecksOrError { ... on AssetChecks {"
+            " checks { name executionForLatestMaterialization { status } } } } } }",
+            k=[{"path": table.split("/")}],
+        )["assetNodes"]
+        return {
+            check["name"]: (check["executionForLatestMaterialization"] or {}).get("status", "NEVER")
+            for check in node["assetChecksOrError"]["checks"]
+        }
+
+
+@contextmanager
+def running_services(home: Path) -> Iterator[Services]:
+    """Start a sandbox and `dagster dev` on free ports of the loopback; stop all of it at the end."""
+    dagster_home = home / "dagster"
+    dagster_home.mkdir(parents=True)
+    shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
+    port = _free_port()
+    with running_exchange() as exchange, (home / "dagster.log").open("wb") as log:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OHLCV_", "DAGSTER_"))}
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "dagster", "dev", "-m", "ohlcv_pipeline.definitions",
+                "-h", "127.0.0.1", "-p", str(port),
+            ],
+            cwd=ROOT,
+            env={
+                **clean,
+                "DAGSTER_HOME": str(dagster_home),
+                "OHLCV_HOME": str(home / "lake"),
+                "OHLCV_SANDBOX_URL": exchange.url,
+                "OHLCV_SCHEDULES": "false",
+                "OHLCV_FRESHNESS_THRESHOLD_MINUTES": str(NEVER_STALE),
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        settings = Settings(_env_file=None, home=home / "lake", sandbox_url=exchange.url)  # type: ignore[call-arg]
+        services = Services(f"http://127.0.0.1:{port}", exchange, Platform(settings))
+        try:
+            _wait(services, process, home / "dagster.log")
+            yield services
+        finally:
+            services.platform.store.catalog.close()
+            _end(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(services: Services, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
+    while True:
+        with suppress(httpx.TransportError):
+            if services.graphql(query)["repositoriesOrError"].get("nodes"):
+                return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"Dagster did not start: {log.read_text()[-4000:]}")
+        time.sleep(0.2)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process group: dagster dev has a webserver, a daemon and a code server below it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

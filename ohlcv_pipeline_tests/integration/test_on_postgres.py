@@ -1,0 +1,136 @@
+"""The same ingestion with the lake's catalog and the ledger on a Postgres server, which several machines can share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg2
+import pytest
+
+from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.ledger.outcomes import recent
+from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline_tests.exchange import Exchange
+from ohlcv_pipeline_tests.integration.conftest import Install
+from ohlcv_pipeline_tests.integration.installation import NOW, Installation
+from ohlcv_pipeline_tests.postgres import PostgresMissing, running_postgres
+
+pytestmark = pytest.mark.slow
+
+DAYS = ["2026-06-08", "2026-06-09", "2026-06-10"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    try:
+        with running_postgres() as url:
+            yield url
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def on_postgres(server: str, install: Install) -> Iterator[Installation]:
+    name = f"market_{uuid4().hex}"
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(f"CREATE DATABASE {name}")
+    parts = connection.get_dsn_parameters()
+    catalog = f"postgres:dbname={name} host={parts['host']} port={parts['port']} user={parts['user']}"
+    try:
+        made = install(lake_catalog=catalog, ledger_url=server.rpartition("/")[0] + f"/{name}")
+        made.enable_only("BTC", "ETH", "AAVE")
+        yield made
+        made.platform.store.catalog.close()
+    finally:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.close()
+
+
+def test_a_range_run_fills_the_lake_and_its_checks_are_green(on_postgres: Installation, exchange: Exchange) -> None:
+    run = on_postgres.materialise(DAYS[0], DAYS[-1])
+    assert run.success
+    assert run.materialised == DAYS
+    assert len(run.green) == 5
+    verified = verify(on_postgres.platform.store.reader, on_postgres.market, Interval.MINUTE)
+    assert verified.passed
+    assert verified.cells == 9
+    assert not list(on_postgres.settings.root.rglob("*.sqlite"))
+    asked = recent(on_postgres.platform.ledger, "coinbase", NOW.replace(year=2020)).counts
+    assert asked == {"ok": len(exchange.requests("coinbase"))}
+    exchange.reset_requests()
+    assert on_postgres.materialise(DAYS[0], DAYS[1]).success
+    assert exchange.requests() == []
+    assert on_postgres.job("verify_lake").success
+
+
+def test_maintenance_leaves_every_bar(on_postgres: Installation) -> None:
+    for symbol in ("BTC", "ETH"):
+        on_postgres.materialise(DAYS[0], symbols=[symbol])
+    bars = "SELECT * FROM lake.crypto.ohlcv_minute ORDER BY symbol, bucket_start"
+    before = on_postgres.query(bars)
+    assert on_postgres.job("lake_maintenance").success
+    assert on_postgres.query(bars) == before
+    assert on_postgres.job("verify_lake").success
+
+
+PUBLISH = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from ohlcv_pipeline.bars.ingest import ingest
+from ohlcv_pipeline.bars.planning import Order
+from ohlcv_pipeline.markets import Interval, market
+from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.settings import Settings
+
+home, url, catalog, ledger, run_id, *days = sys.argv[1:]
+platform = Platform(Settings(_env_file=None, home=Path(home), sandbox_url=url, lake_catalog=catalog, ledger_url=ledger))
+crypto = market("crypto")
+order = Order(crypto, Interval.MINUTE, [crypto.instrument("BTC"), crypto.instrument("ETH")], days, run_id)
+
+async def run():
+    async with platform.sources(crypto) as sources:
+        now = datetime(2026, 6, 10, 12, tzinfo=UTC)
+        return await ingest(order, platform.store, sources, lambda: now, 3_000)
+
+outcome = asyncio.run(run())
+assert not outcome.failed, outcome.failed
+print(outcome.rows)
+"""
+
+
+def test_two_processes_that_publish_the_same_days_leave_each_bar_once(on_postgres: Installation) -> None:
+    s = on_postgres.settings
+    # Both find an empty lake and meet at every commit.
+    assert on_postgres.platform.store.reader.manifest("crypto", Interval.MINUTE).num_rows == 0
+    writers = [
+        subprocess.Popen(
+            [
+                sys.executable, "-c", PUBLISH, str(s.home), s.sandbox_url, s.lake_catalog, s.ledger_url,
+                f"00000000-0000-0000-0000-00000000000{number}", *days,
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number, days in enumerate((DAYS, DAYS[::-1]))
+    ]  # fmt: skip
+    ended = [writer.communicate(timeout=120) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], ended
+    expected = 2 * (1440 + 1440 + 718)
+    assert sum(int(out.split()[-1]) for out, _ in ended) == expected
+    (counted,) = on_postgres.query(
+        "SELECT count(*) AS bars, count(DISTINCT (symbol, bucket_start)) AS buckets FROM lake.crypto.ohlcv_minute"
+    )
+    assert counted == {"bars": expected, "buckets": expected}
+    manifest = on_postgres.manifest()
+    assert len(manifest) == 6
+    assert {cell["revision"] for cell in manifest.values()} == {1}
+    assert on_postgres.query("SELECT count(*) AS n FROM lake.bar_revisions") == [{"n": 0}]
+    verified = verify(on_postgres.platform.store.reader, on_postgres.market, Interval.MINUTE)
+    assert verified.passed
+    assert Path(s.data_path).is_dir()

@@ -1,0 +1,154 @@
+"""Opening a lake, its version, and what follows when another transaction comes first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ohlcv_pipeline.lake import tables
+from ohlcv_pipeline.lake.catalog import (
+    COMMIT_ATTEMPTS,
+    Catalog,
+    LakeConflictError,
+    LakeError,
+    retry_conflicts,
+    transaction,
+)
+from ohlcv_pipeline.lake.store import Store
+from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline_tests.bars.vendor import change, count, new_store, snapshots
+from ohlcv_pipeline_tests.lake.processes import at_once, create
+
+
+def test_preparing_a_lake_twice_changes_nothing(store: Store, tmp_path: Path) -> None:
+    newest = snapshots(store)
+    again = new_store(tmp_path)
+    assert (snapshots(again), count(again, "lake_version")) == (newest, 1)
+    again.catalog.close()
+
+
+def test_a_market_switched_on_later_gets_its_tables(store: Store, tmp_path: Path) -> None:
+    both = new_store(tmp_path, "crypto", "crypto_usdt")
+    for market in ("crypto", "crypto_usdt"):
+        for interval in Interval:
+            assert both.reader.columns(market, interval) == tables.sql_types(tables.STORED_BARS)
+    assert count(both, "heads") == 4
+    both.catalog.close()
+
+
+def test_a_lake_of_a_newer_release_is_refused(store: Store, tmp_path: Path) -> None:
+    change(store, "INSERT INTO lake.lake_version VALUES (99)")
+    with pytest.raises(LakeError, match="of version 99, this release knows 1; upgrade"):
+        new_store(tmp_path)
+
+
+def test_an_older_lake_is_migrated_step_by_step_and_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (("CREATE TABLE lake.one (a INTEGER)",), ("ALTER TABLE lake.one ADD COLUMN b INTEGER",))
+    monkeypatch.setattr(tables, "MIGRATIONS", steps)
+    for _ in range(2):
+        migrated = new_store(tmp_path)
+        names = migrated.reader.query("SELECT * FROM lake.one").column_names
+        versions = migrated.reader.query("SELECT max(version) AS v FROM lake.lake_version")["v"].to_pylist()
+        assert (names, versions, count(migrated, "lake_version")) == (["a", "b"], [3], 2)
+        migrated.catalog.close()
+
+
+def test_a_migration_that_fails_leaves_the_lake_at_its_version(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MIGRATIONS", (("CREATE TABLE lake.one (a INTEGER)", "DROP TABLE lake.nothing"),))
+    with pytest.raises(duckdb.Error):
+        new_store(tmp_path)
+    assert count(store, "lake_version") == 1
+    with pytest.raises(LakeError):
+        store.reader.query("SELECT * FROM lake.one")
+
+
+def test_processes_that_prepare_a_lake_at_once_make_one(tmp_path: Path) -> None:
+    shared = 2 + len(tables._SHARED)
+    assert at_once(*[(create, tmp_path)] * 3) == [shared + 1] * 3
+    store = new_store(tmp_path)
+    assert (count(store, "lake_version"), count(store, "heads")) == (1, 2)
+    options = store.reader.query(
+        "SELECT count(*) AS n FROM __ducklake_metadata_lake.ducklake_metadata WHERE key = 'data_inlining_row_limit'"
+        " AND scope = 'table'"
+    )
+    assert options["n"].to_pylist() == [len(tables._SHARED)]
+    store.catalog.close()
+
+
+def insert_versions(connection: duckdb.DuckDBPyConnection, values: list[str]) -> None:
+    """Insert one by one in a transaction; an empty value is somebody pressing Ctrl-C."""
+    with transaction(connection):
+        for value in values:
+            if not value:
+                raise KeyboardInterrupt
+            connection.execute(f"INSERT INTO lake.lake_version VALUES ({value})")
+
+
+def test_a_transaction_commits_whole_or_not_at_all(store: Store) -> None:
+    connection = store.catalog.cursor()
+    with transaction(connection):
+        connection.execute("INSERT INTO lake.lake_version VALUES (1)")
+    for values, error in [(["'two'"], duckdb.Error), (["1", "'two'"], duckdb.Error), (["1", ""], KeyboardInterrupt)]:
+        with pytest.raises(error):
+            insert_versions(connection, values)
+    assert count(store, "lake_version") == 2
+    with transaction(connection):
+        connection.execute("INSERT INTO lake.lake_version VALUES (1)")
+    assert count(store, "lake_version") == 3
+    connection.close()
+
+
+def test_a_conflict_is_tried_again_with_growing_jittered_waits() -> None:
+    waits: list[float] = []
+
+    def action() -> str:
+        if len(waits) < 3:
+            raise duckdb.TransactionException("TransactionContext Error: Transaction conflict - …")
+        return "done"
+
+    assert retry_conflicts(action, sleep=waits.append, jitter=lambda: 1.0) == "done"
+    assert waits == [0.1, 0.2, 0.4]
+
+
+def test_conflicts_without_end_are_reported_after_ten_attempts() -> None:
+    attempts = 0
+
+    def action() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise duckdb.TransactionException("database is locked")
+
+    with pytest.raises(LakeConflictError, match="10 times in a row"):
+        retry_conflicts(action, sleep=lambda seconds: None)
+    assert attempts == COMMIT_ATTEMPTS == 10
+
+
+def test_any_other_error_is_raised_at_once() -> None:
+    attempts = 0
+
+    def action() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise duckdb.CatalogException("Table does not exist")
+
+    with pytest.raises(duckdb.CatalogException):
+        retry_conflicts(action, sleep=lambda seconds: None)
+    assert attempts == 1
+
+
+def test_a_catalog_that_is_no_catalog_is_a_lake_error(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.sqlite"
+    file.write_bytes(b"this is no database, however long one looks at it" * 100)
+    with pytest.raises(LakeError, match="cannot be opened"):
+        Catalog(f"sqlite:{file}", str(tmp_path / "data")).cursor()
+
+
+def test_a_closed_catalog_opens_again(store: Store) -> None:
+    store.catalog.close()
+    assert count(store, "lake_version") == 1

@@ -1,0 +1,122 @@
+"""Reads see one snapshot, whichever way the rows lie in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ohlcv_pipeline.bars.verify import verify_files
+from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.store import Store, open_store
+from ohlcv_pipeline_tests.bars.vendor import (
+    BTC,
+    CRYPTO,
+    ETH,
+    MINUTE,
+    Vendor,
+    bars_of,
+    change,
+    fill,
+    offer,
+    publish_one,
+    step,
+    us,
+    utc,
+)
+
+NOW = utc("2025-11-21 12:00")
+DAYS = ["2025-11-19", "2025-11-20"]
+
+
+def btc(store: Store, start: str = DAYS[0], end: str = "2025-11-21") -> object:
+    return store.reader.bars(CRYPTO.name, MINUTE, "BTC", us(start), us(end))
+
+
+def test_a_window_is_half_open(store: Store) -> None:
+    fill(store, DAYS, [Vendor()], NOW, instruments=[BTC, ETH])
+    assert btc(store, "2025-11-20 10:00", "2025-11-20 10:03") == bars_of("BTC", MINUTE, step("2025-11-20 10:00", 3))
+
+
+def test_replaced_bars_are_read_in_place_of_the_old_ones(store: Store) -> None:
+    publish_one(store, offer(step(DAYS[1], 1440), NOW), NOW, [DAYS[1]])
+    corrected = bars_of("BTC", MINUTE, step(DAYS[1], 10), 1.001)
+    publish_one(store, offer(step(DAYS[1], 10), NOW, bars=corrected), NOW, [DAYS[1]])
+    read = btc(store)
+    assert read.num_rows == 1440  # type: ignore[attr-defined]
+    assert read.slice(0, 10) == corrected  # type: ignore[attr-defined]
+
+
+def test_a_reader_sees_what_another_connection_published_meanwhile(store: Store) -> None:
+    other = open_store(store.catalog.catalog, store.catalog.data, store.raw.path)
+    for day in DAYS:
+        publish_one(store, offer(step(day, 1440), NOW), NOW, [day])
+        assert btc(other) == btc(store)
+    other.catalog.close()
+
+
+def test_bars_lie_in_time_order_though_they_were_published_in_another(store: Store) -> None:
+    for day in DAYS[::-1]:
+        publish_one(store, offer(step(day, 1440), NOW), NOW, [day])
+    assert btc(store) == bars_of("BTC", MINUTE, step(DAYS[0], 2880))
+
+
+def test_the_list_of_files_is_what_ducklake_itself_reads(store: Store) -> None:
+    fill(store, DAYS, [Vendor()], NOW, instruments=[BTC, ETH], batch_rows=1500)
+    publish_one(store, offer(step(DAYS[1], 9), NOW, bars=bars_of("BTC", MINUTE, step(DAYS[1], 9), 1.001)), NOW, DAYS)
+    listed = store.reader.query(
+        "SELECT data_file, delete_file FROM ducklake_list_files('lake', 'ohlcv_minute', schema => 'crypto')"
+    ).to_pylist()
+    ours = [file for file in store.reader._files() if file.table == 'lake."crypto".ohlcv_minute']
+    assert {(row["data_file"], row["delete_file"]) for row in listed} == {(file.path, file.marks) for file in ours}
+    assert any(file.marks for file in ours)
+
+
+def test_a_file_knows_the_first_and_last_bucket_in_it(store: Store) -> None:
+    publish_one(store, offer(step(DAYS[1], 1440), NOW), NOW, [DAYS[1]])
+    (file,) = [f for f in store.reader._files() if f.table.endswith("ohlcv_minute")]
+    assert (file.first_us, file.last_us) == (us(DAYS[1]), us("2025-11-20 23:59"))
+
+
+def test_small_sets_of_bars_are_never_kept_in_the_catalog(store: Store) -> None:
+    publish_one(store, offer(step(DAYS[1], 1), NOW), NOW, [DAYS[1]])
+    assert btc(store) == bars_of("BTC", MINUTE, step(DAYS[1], 1))
+    assert len([f for f in store.reader._files() if f.table.endswith("ohlcv_minute")]) == 1
+
+
+def test_the_newest_bucket_is_read_from_the_manifest(store: Store) -> None:
+    assert store.reader.newest("crypto", MINUTE, "BTC") == -1
+    assert store.reader.newest_of_each("crypto", MINUTE) == {}
+    fill(store, DAYS, [Vendor()], NOW)
+    assert store.reader.newest("crypto", MINUTE, "BTC") == us("2025-11-20 23:59")
+    assert store.reader.newest("crypto", None, "BTC") == us("2025-11-20 23:59")
+    assert store.reader.newest_of_each("crypto", MINUTE) == {"BTC": us("2025-11-20 23:59")}
+
+
+def test_a_lake_that_is_not_there_is_said_so_and_not_created(tmp_path: Path) -> None:
+    nowhere = open_store(f"sqlite:{tmp_path / 'lake' / 'catalog.sqlite'}", str(tmp_path / "data"), tmp_path / "raw")
+    for read in (lambda: nowhere.reader.query("SELECT 1"), lambda: btc(nowhere)):
+        with pytest.raises(LakeError, match="there is no lake"):
+            read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_that_makes_no_sense_is_a_lake_error(store: Store) -> None:
+    with pytest.raises(LakeError, match="cannot be read"):
+        store.reader.query("SELECT * FROM lake.nothing")
+
+
+def test_a_lost_file_is_an_error_and_no_empty_answer(store: Store) -> None:
+    fill(store, DAYS, [Vendor()], NOW)
+    (file,) = [f for f in store.reader._files() if f.table.endswith("ohlcv_minute")]
+    Path(file.path).unlink()
+    with pytest.raises(LakeError, match="cannot be read"):
+        btc(store)
+    assert verify_files(store.reader).damaged_files == [file.path]
+
+
+def test_rows_marked_as_deleted_are_not_read(store: Store) -> None:
+    fill(store, DAYS, [Vendor()], NOW)
+    change(store, "DELETE FROM lake.crypto.ohlcv_minute WHERE minute(bucket_start) <> 0")
+    assert btc(store) == bars_of("BTC", MINUTE, us(DAYS[0]) + np.arange(48) * 60 * MINUTE.step_us)
