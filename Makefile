@@ -27,10 +27,10 @@ up: install ## start the sandbox, the Dagster UI and the daemon
 down: install ## stop them
 	$(BIN)/ohlcv down
 
-test: install ## everything that takes less than a minute
+test: install ## every test that takes less than a minute by itself
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
-test-slow: install ## the tests that take longer
+test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, a browser
 	$(BIN)/python -m pytest -m slow --timeout 900
 
 lint: install ## style and format

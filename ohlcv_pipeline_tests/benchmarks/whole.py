@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
 from ohlcv_pipeline.bars.planning import Order, batches, quests
-from ohlcv_pipeline.markets import Interval, market
-from ohlcv_pipeline.vendors.failover import plan
+from ohlcv_pipeline.markets import Interval, market, to_us
+from ohlcv_pipeline.vendors.failover import Source, plan
 from ohlcv_pipeline.vendors.registry import ADAPTERS
 from ohlcv_pipeline_tests.benchmarks.table import Row
 from ohlcv_pipeline_tests.exchange import Exchange, running_exchange
@@ -49,11 +49,6 @@ def command(home: Path, exchange: Exchange, *words: str, markets: str = "crypto"
 def bare_requests(exchange: Exchange) -> float:
     """Return how long httpx alone takes for the requests of the demo's minutes, four at a time."""
     home = market("crypto")
-    from datetime import UTC, datetime
-
-    from ohlcv_pipeline.markets import to_us
-    from ohlcv_pipeline.vendors.failover import Source
-
     now = datetime.now(UTC)
     keys = home.partition_keys(Interval.MINUTE, *home.target_window(Interval.MINUTE, now))
     order = Order(home, Interval.MINUTE, home.instruments, keys, "bench")
@@ -119,8 +114,3 @@ def definitions_load() -> Row:
     raw = sorted(spent("import dagster") for _ in range(3))[1]
     return Row("definitions load, interpreter included", ours, "s", must=3, aim=1.5, baseline=raw,
                note="baseline: import dagster")  # fmt: skip
-
-
-def peak_memory_mb() -> float:
-    """Return the peak memory of finished children in MB."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
