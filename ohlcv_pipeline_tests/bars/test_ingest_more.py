@@ -25,7 +25,6 @@ from ohlcv_pipeline_tests.bars.vendor import (
     manifest_row,
     new_store,
     order,
-    refuse,
     step,
     us,
     utc,
@@ -34,16 +33,11 @@ from ohlcv_pipeline_tests.bars.vendor import (
 NOW = utc("2025-11-21 12:00")
 TWO = ["2025-11-19", "2025-11-20"]
 LATER = "5d0e4a3b-0b1d-4a72-9c53-7d0e6a1f0b8e"
-STEP = MINUTE.step_us
 
 
 def assert_accounted_for(store: Store) -> None:
     for interval in (MINUTE, DAY):
         assert verify(store.reader, CRYPTO, interval).passed
-
-
-def never(symbol: str, start: int, end: int) -> None:
-    raise refuse()
 
 
 def test_bad_rows_of_an_answer_are_quarantined_with_the_answer_they_came_from(store: Store) -> None:
