@@ -3,7 +3,6 @@
 Thin: context becomes an order, the outcome becomes metadata. Fetching and publishing is `ingest`.
 """
 
-import asyncio
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ohlcv_pipeline import interrupts
 from ohlcv_pipeline.bars.ingest import Outcome, ingest
 from ohlcv_pipeline.bars.listing import listings
 from ohlcv_pipeline.bars.planning import Order
@@ -104,7 +104,7 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         may_retry = config.retry and context.retry_number < len(RETRY_SECONDS)
         again = dg.RetryRequested(len(RETRY_SECONDS), RETRY_SECONDS[min(context.retry_number, 1)])
         try:
-            outcome = asyncio.run(_ingest(order, platform, _tagger(context, platform, key)))
+            outcome = interrupts.run(_ingest(order, platform, _tagger(context, platform, key)))
         except LakeError as error:
             if may_retry:
                 raise again from error

@@ -138,7 +138,7 @@ def test_interrupted_it_says_so_and_stops(cli: Cli) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode != 0, err
     assert out == ""
     assert "interrupted" in err
     assert "Traceback" not in err
