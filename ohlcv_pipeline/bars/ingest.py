@@ -1,13 +1,13 @@
 """Ingestion: from the buckets that should be there to bars in the lake, in batches of cells.
 
-A batch is fetched while the one before it is committed. What to fetch is `planning`, which bars are good is `schema`,
-what changes is `publication`; the Dagster asset around this is in `assets`.
+Batches are fetched while those before them are committed. What to fetch is `planning`, which bars are good is
+`schema`, what changes is `publication`; the Dagster asset around this is in `assets`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +24,9 @@ from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.vendors.base import Answer, Page
 from ohlcv_pipeline.vendors.errors import Remedy, VendorError
 from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
+
+BATCHES_AHEAD = 1
+"""How many batches may wait for their commit while the next one is fetched, so that neither waits for the other."""
 
 
 @dataclass
@@ -82,19 +85,27 @@ async def ingest(
         on_progress(Progress(outcome.requests, max(planned, outcome.requests), outcome.rows))
 
     omitting = frozenset(name for name, source in sources.items() if source.adapter.omits_empty_buckets)
-    committing: asyncio.Task[None] | None = None
+    turn = asyncio.Lock()
+
+    async def commit(partitions: Sequence[str], collected: Sequence[tuple[Quest, Collected]]) -> None:
+        async with turn:
+            await _commit(order, store, partitions, collected, clock(), outcome)
+
+    ahead: deque[asyncio.Task[None]] = deque()
     try:
         for batch in batches(cells, batch_rows):
             collected = await together(
                 _ask(order, quest, sources, to_us(now), answered) for quest in quests(order, batch, omitting)
             )
-            if committing is not None:
-                await committing
-            partitions = sorted({key for _, key in batch})
-            committing = asyncio.create_task(_commit(order, store, partitions, collected, clock(), outcome))
+            ahead.append(asyncio.create_task(commit(sorted({key for _, key in batch}), collected)))
+            if len(ahead) > BATCHES_AHEAD:
+                await ahead.popleft()
     finally:
-        if committing is not None:
-            await committing
+        # Whatever ended this, what has been fetched is committed before anyone hears of it.
+        if ahead:
+            await asyncio.wait(ahead)
+        for commit_of_batch in ahead:
+            commit_of_batch.result()
     if outcome.rows:
         await asyncio.to_thread(store.writer.seal, clock())
     on_progress(Progress(outcome.requests, outcome.requests, outcome.rows))
@@ -125,7 +136,7 @@ async def _commit(
         offer = _offer(order, quest, got, now)
         offers.append(offer)
         for page in got.pages:
-            outcome.served[page.fetch.vendor] += page.bars.num_rows
+            outcome.served[page.fetch.vendor] += len(page.bars)
             answers |= {answer.id: _raw(answer) for answer in page.answers}
         answers |= {answer.id: _raw(answer, note="malformed") for answer in got.rejected}
         if got.failures and len(quest.missing(got.pages)):

@@ -6,7 +6,7 @@ replaced by a vendor of the same or a higher rank, unchanged ones left with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ohlcv_pipeline.bars.checksum import checksum, records
-from ohlcv_pipeline.frames import VALUE_COLUMNS, floats, micros
+from ohlcv_pipeline.bars.checksum import Records, checksum, records
+from ohlcv_pipeline.frames import VALUE_COLUMNS, Micros, floats, micros
 from ohlcv_pipeline.markets import Interval
 
 RATIO_GUARD_BARS = 20
@@ -109,30 +109,53 @@ class Account:
     complete: bool
 
 
-def account(
-    symbol: str, interval: Interval, bars: pa.Table, *, expected: int, no_trades: int, unfillable: int, ended: bool
-) -> Account:
-    """Count and hash one cell's bars, which are sorted.
+@dataclass(frozen=True)
+class Series:
+    """One symbol's bars as arrays, sorted by bucket: its cells are counted and hashed without copying a column."""
 
-    Args:
-        symbol: as stored.
-        interval: of the table.
-        bars: the cell's stored bars.
-        expected: how many buckets the calendar expects of it by now.
-        no_trades: how many of its buckets are settled as having had no trades.
-        unfillable: how many were asked for twice in vain.
-        ended: whether the partition's last bucket is final.
-    """
-    buckets = micros(bars["bucket_start"])
-    vendors = bars["source_vendor"].unique().to_pylist()
-    return Account(
-        rows=len(buckets),
-        expected_rows=expected,
-        no_trades_rows=no_trades,
-        unfillable_rows=unfillable,
-        first_bucket=int(buckets[0]) if len(buckets) else None,
-        last_bucket=int(buckets[-1]) if len(buckets) else None,
-        checksum=checksum(symbol, interval, records(bars)),
-        vendor=vendors[0] if len(vendors) == 1 else "mixed" if vendors else None,
-        complete=ended and len(buckets) + no_trades == expected,
-    )
+    symbol: str
+    interval: Interval
+    buckets: Micros
+    records: Records
+    vendor_codes: npt.NDArray[np.int32]
+    vendors: Sequence[str]
+
+    @classmethod
+    def of(cls, symbol: str, interval: Interval, bars: pa.Table) -> Series:
+        """Take apart the bars of one symbol, which have the stored columns and are sorted."""
+        encoded = bars["source_vendor"].combine_chunks().dictionary_encode()
+        return cls(
+            symbol,
+            interval,
+            micros(bars["bucket_start"]),
+            records(bars),
+            encoded.indices.to_numpy(),
+            encoded.dictionary.to_pylist(),
+        )
+
+    def account(
+        self, start_us: int, end_us: int, *, expected: int, no_trades: int, unfillable: int, ended: bool
+    ) -> Account:
+        """Count and hash the bars of the cell [start, end).
+
+        Args:
+            start_us: where the cell's partition begins.
+            end_us: where it ends.
+            expected: how many buckets the calendar expects of it by now.
+            no_trades: how many of its buckets are settled as having had no trades.
+            unfillable: how many were asked for twice in vain.
+            ended: whether the partition's last bucket is final.
+        """
+        lo, hi = np.searchsorted(self.buckets, [start_us, end_us]).tolist()
+        codes = np.unique(self.vendor_codes[lo:hi])
+        return Account(
+            rows=hi - lo,
+            expected_rows=expected,
+            no_trades_rows=no_trades,
+            unfillable_rows=unfillable,
+            first_bucket=int(self.buckets[lo]) if hi > lo else None,
+            last_bucket=int(self.buckets[hi - 1]) if hi > lo else None,
+            checksum=checksum(self.symbol, self.interval, self.records[lo:hi]),
+            vendor=self.vendors[codes[0]] if len(codes) == 1 else "mixed" if len(codes) else None,
+            complete=ended and hi - lo + no_trades == expected,
+        )

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION
 from ohlcv_pipeline.bars.gaps import common
-from ohlcv_pipeline.bars.merge import Account, Merged, account, merge
+from ohlcv_pipeline.bars.merge import Account, Merged, Series, merge
 from ohlcv_pipeline.bars.planning import SECOND_LOOK, Cause, Order
 from ohlcv_pipeline.bars.schema import Delivery, Finding, Judged, Reason
 from ohlcv_pipeline.bars.verify import mismatches, read_cells, still_claimed
@@ -125,15 +125,17 @@ class Decision:
             absences = self._absences(offer, merged, absent.get(symbol, stored.absent.slice(0, 0)))
             new_absent += absences.added
             old_absent += absences.removed
+            series = Series.of(symbol, self.order.interval, merged.bars)
+            came, went = micros(merged.inserted["bucket_start"]), micros(merged.superseded["bucket_start"])
             for key, (start, end) in self.bounds.items():
                 before = cells.get((symbol, key))
-                row = self._manifest_row(offer, key, merged, absences, before)
+                row = self._manifest_row(offer, key, series, absences, before)
                 if row is not None:
                     manifest.append(row)
-                if _between(merged.superseded, start, end).num_rows:
+                if _any_within(went, start, end):
                     superseded.append(self._superseded(merged, key, before))
                 standing = row or before
-                if standing is not None and (row is not None or _between(merged.inserted, start, end).num_rows):
+                if standing is not None and (row is not None or _any_within(came, start, end)):
                     self.touched.append(standing)
         return Changes(
             inserted=pa.concat_tables([STORED_BARS.empty_table(), *inserted]),
@@ -210,25 +212,21 @@ class Decision:
         }
 
     def _manifest_row(
-        self, offer: Offer, key: str, merged: Merged, absences: _Absences, before: dict[str, Any] | None
+        self, offer: Offer, key: str, series: Series, absences: _Absences, before: dict[str, Any] | None
     ) -> dict[str, Any] | None:
         """Return the cell's new manifest row, None when it stays as it is."""
-        market, interval = self.order.market, self.order.interval
         start, end = self.bounds[key]
-        expected = self._expected(offer.instrument, key)
-        bars = _between(merged.bars, start, end)
-        if before is None and not expected and not bars.num_rows:
-            return None
-        delay = market.publish_delay[interval]
-        measured = account(
-            offer.instrument.symbol,
-            interval,
-            bars,
-            expected=expected,
+        delay = self.order.market.publish_delay[self.order.interval]
+        measured = series.account(
+            start,
+            end,
+            expected=self._expected(offer.instrument, key),
             no_trades=absences.count(Cause.NO_TRADES, start, end),
             unfillable=absences.count(Cause.UNFILLABLE, start, end),
             ended=self.ends[key] <= to_us(self.now - delay),
         )
+        if before is None and not measured.expected_rows and not measured.rows:
+            return None
         row = self._cell(offer.instrument.symbol, key) | _columns(measured)
         if before is not None and all(before[name] == value for name, value in row.items()):
             return None
@@ -350,6 +348,11 @@ def _by_symbol(table: pa.Table) -> dict[str, pa.Table]:
 def _between(bars: pa.Table, start: int, end: int) -> pa.Table:
     lo, hi = np.searchsorted(micros(bars["bucket_start"]), [start, end])
     return bars.slice(lo, hi - lo)
+
+
+def _any_within(buckets: Micros, start: int, end: int) -> bool:
+    lo, hi = np.searchsorted(buckets, [start, end])
+    return bool(hi > lo)
 
 
 def _not_in(buckets: Micros, bars: pa.Table) -> Micros:

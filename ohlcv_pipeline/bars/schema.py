@@ -20,7 +20,7 @@ import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import EMPTY_BARS, VALUE_COLUMNS, Micros, floats, micros
+from ohlcv_pipeline.frames import EMPTY_BARS, VALUE_COLUMNS, BarColumns, Floats, Micros
 from ohlcv_pipeline.markets import Interval, Market, span_us
 
 SPIKE_FACTOR = 5.0
@@ -57,7 +57,7 @@ class Reason(StrEnum):
 class Delivery:
     """One answer's rows as the vendor sent them, for the buckets in [start, end)."""
 
-    bars: pa.Table
+    bars: BarColumns
     start_us: int
     end_us: int
     vendor: str
@@ -126,13 +126,12 @@ def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, no
         for d in deliveries
         for bucket, reason, raw in d.rejects
     ]
-    table = pa.concat_tables([d.bars for d in deliveries]).combine_chunks() if deliveries else EMPTY_BARS
-    if not table.num_rows:
+    bars = BarColumns.concat([d.bars for d in deliveries])
+    if not len(bars):
         return Judged(EMPTY_BARS, np.empty(0, np.int64), findings)
 
-    source = np.repeat(np.arange(len(deliveries)), [d.bars.num_rows for d in deliveries])
-    start = micros(table["bucket_start"])
-    values = np.vstack([floats(table[name]) for name in VALUE_COLUMNS])
+    source = np.repeat(np.arange(len(deliveries)), [len(d.bars) for d in deliveries])
+    start, values = bars.bucket_start, bars.numbers[:5]
     dropped: Counter[str] = Counter()
     kept = np.ones(len(start), bool)
 
@@ -171,7 +170,7 @@ def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, no
         findings += [
             _finding(int(i), start, values, reason, deliveries[source[i]], published=True) for i in chosen[flagged]
         ]
-    return Judged(table.take(pa.array(chosen)), source[chosen], findings, repeated, dropped)
+    return Judged(bars.take(chosen).table(), source[chosen], findings, repeated, dropped)
 
 
 def _not_yet_final(start: Micros, market: Market, interval: Interval, now_us: int) -> Mask:
@@ -184,9 +183,7 @@ def _not_yet_final(start: Micros, market: Market, interval: Interval, now_us: in
     return np.where(known, closes, start) > ready
 
 
-def _unique(
-    order: Positions, start: Micros, values: npt.NDArray[np.float64], source: Positions
-) -> tuple[Positions, Positions, Micros]:
+def _unique(order: Positions, start: Micros, values: Floats, source: Positions) -> tuple[Positions, Positions, Micros]:
     """Return the positions to keep, those that one answer contradicts itself with, and its repeated buckets.
 
     The same bucket in two answers is no fault: the later answer counts.
@@ -203,7 +200,7 @@ def _unique(
     return chosen, order[within & differs], np.unique(sorted_start[within])
 
 
-def _flags(values: npt.NDArray[np.float64]) -> dict[Reason, Mask]:
+def _flags(values: Floats) -> dict[Reason, Mask]:
     """Return which bars of a sorted series look absurd beside their neighbours, though they break no rule."""
     _, high, low, _, volume = values
     if len(high) < 3:
@@ -220,7 +217,7 @@ def _flags(values: npt.NDArray[np.float64]) -> dict[Reason, Mask]:
 def _finding(
     i: int,
     start: Micros,
-    values: npt.NDArray[np.float64],
+    values: Floats,
     reason: Reason,
     delivery: Delivery,
     *,

@@ -94,17 +94,17 @@ class RawStore:
             schema=_SCHEMA,
         )
         partial = target.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            # Dictionaries would hash every body to find none equal.
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                compression_level=1,
-                row_group_size=_ROW_GROUP,
-                use_dictionary=False,
-            )
-            file.flush()
+        # Arrow opens the file itself: writing to one of Python's would hold up every other thread at each piece.
+        # Dictionaries would hash every body to find none equal.
+        pq.write_table(
+            table,
+            partial,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=_ROW_GROUP,
+            use_dictionary=False,
+        )
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.rename(target)
         directory = os.open(target.parent, os.O_RDONLY)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -112,9 +113,11 @@ class Writer:
             changes = decide(stored)
             changes = replace(changes, quarantine=_unseen(connection, changes.quarantine))
             if changes:
-                _raise_head(connection, scope)
-                _index_raw(connection, answers, self.raw.write(answers))
-                _apply(connection, scope, stored, changes)
+                with ThreadPoolExecutor(1) as beside:
+                    packing = beside.submit(self.raw.write, answers)
+                    _raise_head(connection, scope)
+                    _apply(connection, scope, stored, changes)
+                    _index_raw(connection, answers, packing.result())
         return changes
 
     @contextmanager

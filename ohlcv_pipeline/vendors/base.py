@@ -13,9 +13,8 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from ohlcv_pipeline.frames import Micros, micros
+from ohlcv_pipeline.frames import BarColumns, Micros
 from ohlcv_pipeline.markets import Interval
 
 T = TypeVar("T")
@@ -78,17 +77,17 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Page:
-    """What one fetch delivered: bars of `BAR_SCHEMA` in the vendor's order, rejects, and the raw answers."""
+    """What one fetch delivered: bars in the vendor's order, rejects, and the raw answers."""
 
     fetch: Fetch
-    bars: pa.Table
+    bars: BarColumns
     rejects: tuple[Reject, ...]
     answers: tuple[Answer, ...]
 
     @cached_property
     def buckets(self) -> Micros:
         """The bucket starts of what was delivered in µs, sorted, rows that were refused included."""
-        starts = micros(self.bars["bucket_start"])
+        starts = self.bars.bucket_start
         refused = [reject.bucket_start for reject in self.rejects if reject.bucket_start is not None]
         if refused:
             return np.sort(np.append(starts, refused))

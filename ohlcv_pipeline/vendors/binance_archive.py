@@ -20,14 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ohlcv_pipeline.frames import EMPTY_BARS
-from ohlcv_pipeline.frames import micros as bar_micros
+from ohlcv_pipeline.frames import NO_BARS, Floats
 from ohlcv_pipeline.markets import DAY_US, Interval, from_us, to_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.binance import INTERVALS, KLINE
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
 from ohlcv_pipeline.vendors.paging import require_ok
-from ohlcv_pipeline.vendors.rows import Bars, Floats, bars_from_numbers, unread
+from ohlcv_pipeline.vendors.rows import Bars, bars_from_numbers, unread
 
 DAILY_FILE_HOUR = 3
 """UTC hour by which yesterday's daily file is there."""
@@ -113,7 +112,7 @@ def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
     if text[:1] and not text[:1].isdigit():
         text = text.partition(b"\n")[2]
     if not text.strip():
-        return EMPTY_BARS, ()
+        return NO_BARS, ()
     lines: list[str] = []
 
     def row(i: int) -> tuple[Sequence[object], str]:
@@ -122,7 +121,7 @@ def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
         return next(csv.reader([lines[i]])), lines[i]
 
     bars, rejects = bars_from_numbers(_numbers(text, asked), KLINE, asked, row)
-    times = bar_micros(bars["bucket_start"])
+    times = bars.bucket_start
     outside = (times < file.start_us) | (times >= file.end_us)
     if outside.any():
         found = from_us(int(times[np.argmax(outside)])).isoformat()
@@ -210,7 +209,7 @@ class BinanceArchive:
             missing = error.code is Code.BAD_REQUEST and error.answers and error.answers[-1].status == 404
             if not missing:
                 raise
-            return Page(fetch, EMPTY_BARS, (), error.answers)
+            return Page(fetch, NO_BARS, (), error.answers)
         file = File("daily", fetch.start_us, fetch.end_us)
         try:
             bars, rejects = parse(unzip(zipped.body, zipped.url), file, zipped.url)

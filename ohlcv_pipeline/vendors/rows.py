@@ -1,4 +1,4 @@
-"""Rows of a JSON answer or a CSV file to columns of `BAR_SCHEMA`, the same way for every vendor.
+"""Rows of a JSON answer or a CSV file to columns of bars, the same way for every vendor.
 
 Here a row is refused only when it cannot become a column. Windows, order, duplicates, alignment and the rules
 about prices are the business of `bars/`; which field means what is a `Layout` declared by each adapter.
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,12 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import EMPTY_BARS, Micros, bars_from_columns
+from ohlcv_pipeline.frames import NO_BARS, BarColumns, Floats, Micros
 from ohlcv_pipeline.vendors.base import Reject
 from ohlcv_pipeline.vendors.errors import malformed
 
-Floats = npt.NDArray[np.float64]
-Bars = tuple[pa.Table, tuple[Reject, ...]]
-"""Bars of `BAR_SCHEMA` in the order they came, and the rows that could not become bars."""
+Bars = tuple[BarColumns, tuple[Reject, ...]]
+"""Bars in the order they came, and the rows that could not become bars."""
 
 BLANKS = frozenset({"", "-", "n/a", "none", "null"})
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
@@ -101,7 +101,7 @@ def bars_from_rows(rows: object, layout: Layout, asked: str) -> Bars:
     if not isinstance(rows, list):
         raise malformed(f"{asked}: expected an array of {layout}, found {type(rows).__name__}")
     if not rows:
-        return EMPTY_BARS, ()
+        return NO_BARS, ()
     kinds = set(map(type, rows))
     if kinds != {list}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds - {list}))
@@ -109,9 +109,8 @@ def bars_from_rows(rows: object, layout: Layout, asked: str) -> Bars:
     lengths = set(map(len, rows))
     if lengths != {len(layout.fields)}:
         raise malformed(f"{asked}: expected {len(layout.fields)} fields {layout}, found {sorted(lengths)}")
-    columns = list(zip(*rows, strict=True))
     try:
-        numbers = np.stack([_numbers(columns[i]) for i in layout.used])
+        numbers = _numbers(rows, layout)
     except (ValueError, TypeError, OverflowError, pa.ArrowInvalid):
         numbers = unread(layout, len(rows))
     return bars_from_numbers(numbers, layout, asked, lambda i: (rows[i], _json_text(rows[i])))
@@ -135,7 +134,7 @@ def bars_from_numbers(
     if trades is not None:
         doubtful |= numbers[trades] != np.rint(numbers[trades])
     if not doubtful.any():
-        return _table(numbers, layout, trades), ()
+        return _columns(numbers, layout, trades), ()
     keep = np.ones(numbers.shape[1], np.bool_)
     rejects = []
     for i in map(int, np.flatnonzero(doubtful)):
@@ -149,18 +148,17 @@ def bars_from_numbers(
         except _UnreadableError as error:
             keep[i] = False
             rejects.append(Reject(int(micros(np.array([stamp]))[0]), error.reason, text))
-    return _table(numbers[:, keep], layout, trades), tuple(rejects)
+    return _columns(numbers[:, keep], layout, trades), tuple(rejects)
 
 
-def _table(numbers: Floats, layout: Layout, trades: int | None) -> pa.Table:
+def _columns(numbers: Floats, layout: Layout, trades: int | None) -> BarColumns:
     volume = numbers[5]
     vwap = None
     if "vwap" in layout.extras:
         vwap = np.where(volume == 0, np.nan, numbers[-1])
     elif "quote_volume" in layout.extras:
         vwap = np.divide(numbers[-1], volume, out=np.full(len(volume), np.nan), where=volume != 0)
-    counts = None if trades is None else numbers[trades].astype(np.int64)
-    return bars_from_columns(micros(numbers[0]), numbers[1:6], counts, vwap)
+    return BarColumns.of(micros(numbers[0]), numbers[1:6], None if trades is None else numbers[trades], vwap)
 
 
 def _read(cells: Sequence[object], layout: Layout) -> list[float]:
@@ -177,7 +175,17 @@ def _read(cells: Sequence[object], layout: Layout) -> list[float]:
     return numbers
 
 
-def _numbers(column: Sequence[Any]) -> Floats:
+def _numbers(rows: list[list[Any]], layout: Layout) -> Floats:
+    """Return the used cells as numbers of shape (len(layout.used), n). Raises what a cell that is no number raises."""
+    width = len(layout.fields)
+    if not any(isinstance(rows[0][i], str) for i in layout.used):
+        cells = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width)
+        return cells.reshape(len(rows), width).T[list(layout.used)]
+    columns = list(zip(*rows, strict=True))
+    return np.stack([_column(columns[i]) for i in layout.used])
+
+
+def _column(column: Sequence[Any]) -> Floats:
     # Arrow reads text numbers three times faster than float(), to the same nearest float64.
     if isinstance(column[0], str):
         return np.asarray(pa.array(column, pa.string()).cast(pa.float64()).to_numpy(zero_copy_only=False))

@@ -21,6 +21,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     MINUTE,
     RUN,
     bars_of,
+    columns_of,
     count,
     listed,
     manifest_row,
@@ -291,7 +292,9 @@ def test_bars_beyond_the_partitions_that_are_published_are_left_out(store: Store
     eve, night = "2025-11-19", step("2025-11-19 23:30", 30)
     publish_one(store, offer(step(eve, 1440), NOW), NOW, [eve])
     wide = np.concatenate([night, ALL])
-    delivery = Delivery(bars_of("BTC", MINUTE, wide), int(wide[0]), int(wide[-1]) + 1, "coinbase", "9f21", NOW)
+    delivery = Delivery(
+        columns_of(bars_of("BTC", MINUTE, wide)), int(wide[0]), int(wide[-1]) + 1, "coinbase", "9f21", NOW
+    )
     judged = judge([delivery], CRYPTO, MINUTE, to_us(NOW))
     published = publish_one(store, type(offer(ALL, NOW))(BTC, judged, [delivery], ALL[:0], ALL[:0]), NOW, [PARTITION])
     assert published.rows == 1440

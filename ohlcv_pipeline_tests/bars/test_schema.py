@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlcv_pipeline.bars.schema import Delivery, Judged, judge
-from ohlcv_pipeline.frames import Micros, bars_from_columns, floats, micros
+from ohlcv_pipeline.frames import BarColumns, Micros, bars_from_columns, floats, micros
 from ohlcv_pipeline.markets import Interval, Market, to_us
 from ohlcv_pipeline_tests.bars.vendor import (
     CRYPTO,
@@ -36,7 +36,7 @@ AT = 20
 
 def delivery(buckets: Micros, values: Floats, start: int = START, end: int = END, **changes: Any) -> Delivery:
     given = {"vendor": "coinbase", "raw_id": "9f21", "fetched_at": NOW, **changes}
-    return Delivery(bars_from_columns(buckets, values), start, end, **given)
+    return Delivery(BarColumns.of(buckets, values), start, end, **given)
 
 
 def judged(*deliveries: Delivery, market: Market = CRYPTO, interval: Interval = MINUTE, now: int = 0) -> Judged:
@@ -154,7 +154,7 @@ def test_the_later_of_two_answers_wins_without_a_word() -> None:
     buckets, values = forty()
     first, second = delivery(buckets, values, raw_id="one"), delivery(buckets, values * 1.001, raw_id="two")
     result = judged(first, second)
-    assert result.bars.equals(second.bars)
+    assert result.bars.equals(second.bars.table())
     assert set(result.source.tolist()) == {1}
     assert (list(result.findings), len(result.duplicates)) == ([], 0)
 

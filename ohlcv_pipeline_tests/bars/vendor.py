@@ -22,7 +22,7 @@ from ohlcv_pipeline.bars.ingest import Outcome, Progress, ingest
 from ohlcv_pipeline.bars.planning import Order
 from ohlcv_pipeline.bars.publication import Offer, Published, publish
 from ohlcv_pipeline.bars.schema import Delivery, judge
-from ohlcv_pipeline.frames import EMPTY_BARS, Micros, bars_from_columns
+from ohlcv_pipeline.frames import NO_BARS, VALUE_COLUMNS, BarColumns, Micros, bars_from_columns, floats, micros
 from ohlcv_pipeline.lake.raw import RawObject
 from ohlcv_pipeline.lake.store import Store, prepare_store
 from ohlcv_pipeline.markets import MARKETS, Instrument, Interval, Market, to_us
@@ -90,6 +90,11 @@ def bars_of(symbol: str, interval: Interval, buckets: Micros, factor: float = 1.
     return bars_from_columns(buckets, values)
 
 
+def columns_of(bars: pa.Table) -> BarColumns:
+    """Return a table of bars as an adapter would deliver it."""
+    return BarColumns.of(micros(bars["bucket_start"]), np.vstack([floats(bars[name]) for name in VALUE_COLUMNS]))
+
+
 def step(start: str, count: int, interval: Interval = MINUTE) -> Micros:
     """Return consecutive buckets."""
     return us(start) + np.arange(count) * interval.step_us
@@ -111,7 +116,7 @@ def offer(
     """Return the offer of one answer that delivered these buckets."""
     bars = bars_of(instrument.symbol, interval, buckets) if bars is None else bars
     asked = np.concatenate([buckets, no_trades, unanswered])
-    delivery = Delivery(bars, int(asked.min()), int(asked.max()) + 1, vendor, raw_id, now)
+    delivery = Delivery(columns_of(bars), int(asked.min()), int(asked.max()) + 1, vendor, raw_id, now)
     return Offer(instrument, judge([delivery], market, interval, to_us(now)), [delivery], no_trades, unanswered)
 
 
@@ -167,7 +172,7 @@ def refuse(code: Code = Code.VENDOR_UNAVAILABLE, remedy: Remedy = Remedy.BACK_OF
     return VendorError(code, remedy, f"the vendor says {code}")
 
 
-def read_rows(answer: Answer) -> tuple[pa.Table, tuple[Reject, ...]]:
+def read_rows(answer: Answer) -> tuple[BarColumns, tuple[Reject, ...]]:
     """Read `[[time µs, open, high, low, close, volume], …]`; a null price makes a reject."""
     try:
         rows = orjson.loads(answer.body)
@@ -178,9 +183,9 @@ def read_rows(answer: Answer) -> tuple[pa.Table, tuple[Reject, ...]]:
     good = [row for row in rows if None not in row]
     rejects = tuple(Reject(row[0], "null_value", str(row)) for row in rows if None in row)
     if not good:
-        return EMPTY_BARS, rejects
+        return NO_BARS, rejects
     columns = np.array([row[1:] for row in good], np.float64).T
-    return bars_from_columns(np.array([row[0] for row in good], np.int64), columns), rejects
+    return BarColumns.of(np.array([row[0] for row in good], np.int64), columns), rejects
 
 
 @dataclass

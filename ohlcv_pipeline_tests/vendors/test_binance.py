@@ -8,7 +8,7 @@ import pytest
 from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Interval, to_us
 from ohlcv_pipeline.vendors.binance import Binance, parse
 from ohlcv_pipeline.vendors.errors import Code, Remedy
-from ohlcv_pipeline_tests.vendors.wire import Reply, fetch
+from ohlcv_pipeline_tests.vendors.wire import Reply, fetch, tabled
 
 DAY = to_us(datetime(2025, 1, 1, tzinfo=UTC))
 ROW = [1735689600000, "93576.00000000", "93610.93000000", "93537.50000000", "93610.93000000", "8.21827000",
@@ -18,7 +18,7 @@ PLAN = ("BTC", "BTCUSDT", Interval.MINUTE, DAY, DAY + 2 * MINUTE_US)
 
 
 def test_a_page_becomes_columns_with_a_computed_vwap() -> None:
-    bars, rejects = parse(orjson.dumps([ROW, SILENT]))
+    bars, rejects = tabled(parse(orjson.dumps([ROW, SILENT])))
     assert not rejects
     assert bars.to_pylist()[0] == {
         "bucket_start": datetime(2025, 1, 1, tzinfo=UTC),
@@ -33,18 +33,18 @@ def test_a_page_becomes_columns_with_a_computed_vwap() -> None:
 
 
 def test_part_c_39_zero_volume_is_a_bar_without_vwap() -> None:
-    bars, _ = parse(orjson.dumps([ROW, SILENT]))
+    bars, _ = tabled(parse(orjson.dumps([ROW, SILENT])))
     assert bars["volume"].to_pylist()[1] == 0.0
     assert bars["vwap"].to_pylist()[1] is None
 
 
 def test_part_c_12_microsecond_stamps_are_read_beside_milliseconds() -> None:
-    bars, _ = parse(orjson.dumps([ROW, [1735689660000000, *ROW[1:]]]))
+    bars, _ = tabled(parse(orjson.dumps([ROW, [1735689660000000, *ROW[1:]]])))
     assert bars["bucket_start"].to_pylist()[1] == datetime(2025, 1, 1, 0, 1, tzinfo=UTC)
 
 
 def test_part_c_7_the_running_bar_is_left_in() -> None:
-    assert parse(orjson.dumps([ROW, [4102444800000, *ROW[1:]]]))[0].num_rows == 2
+    assert len(parse(orjson.dumps([ROW, [4102444800000, *ROW[1:]]]))[0]) == 2
 
 
 def test_a_day_of_minutes_is_two_pages_of_weight_two() -> None:
@@ -93,5 +93,5 @@ def test_part_c_25_a_ban_stops_the_vendor() -> None:
 
 def test_a_fetch_delivers_the_page() -> None:
     heard = fetch("binance", PLAN, [Reply(body=orjson.dumps([ROW, SILENT]))])
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
     assert heard.line.vendor.asked[0].startswith("/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime=1735689600000")

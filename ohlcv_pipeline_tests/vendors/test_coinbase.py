@@ -7,7 +7,7 @@ from ohlcv_pipeline.frames import BAR_SCHEMA
 from ohlcv_pipeline.markets import MINUTE_US, Interval, to_us
 from ohlcv_pipeline.vendors.coinbase import Coinbase, parse
 from ohlcv_pipeline.vendors.errors import Code, Remedy
-from ohlcv_pipeline_tests.vendors.wire import Reply, fetch, recorded
+from ohlcv_pipeline_tests.vendors.wire import Reply, fetch, recorded, tabled
 
 DAY = to_us(datetime(2025, 11, 20, tzinfo=UTC))
 NOW = DAY + 90 * MINUTE_US + 30_000_000
@@ -15,7 +15,7 @@ BODY = b"[[1763596860,91850.25,91899,91899,91851.5,1e-8],[1763596800,91870,91902
 
 
 def test_a_recorded_candle_is_read_with_low_before_high() -> None:
-    bars, rejects = parse(recorded("coinbase_kraken/coinbase_exchange_candles_ccxt.json"))
+    bars, rejects = tabled(parse(recorded("coinbase_kraken/coinbase_exchange_candles_ccxt.json")))
     assert not rejects
     assert bars.to_pylist() == [
         {
@@ -32,7 +32,7 @@ def test_a_recorded_candle_is_read_with_low_before_high() -> None:
 
 
 def test_a_page_is_columns_of_the_bar_schema_newest_first() -> None:
-    bars, _ = parse(BODY)
+    bars, _ = tabled(parse(BODY))
     assert bars.schema == BAR_SCHEMA
     assert bars["bucket_start"].to_pylist() == [
         datetime(2025, 11, 20, 0, 1, tzinfo=UTC),
@@ -78,20 +78,20 @@ PLAN = ("BTC", "BTC-USD", Interval.MINUTE, DAY, DAY + 2 * MINUTE_US)
 
 def test_a_fetch_delivers_the_page_with_its_raw_answer() -> None:
     heard = fetch("coinbase", PLAN, [Reply(body=BODY)])
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
     assert [answer.body for answer in heard.value.answers] == [BODY]
     assert heard.line.vendor.asked == ["/products/BTC-USD/candles?granularity=60&start=1763596800&end=1763596860"]
 
 
 def test_part_c_40_absent_minutes_are_left_absent() -> None:
     body = b"[[1763596920,1,1,1,1,1],[1763596800,1,1,1,1,1]]"
-    assert fetch("coinbase", PLAN, [Reply(body=body)]).value.bars.num_rows == 2
+    assert len(fetch("coinbase", PLAN, [Reply(body=body)]).value.bars) == 2
     assert Coinbase().omits_empty_buckets
 
 
 def test_part_c_3_an_empty_page_is_no_error() -> None:
     page = fetch("coinbase", PLAN, [Reply(body=b"[]")]).value
-    assert (page.bars.num_rows, page.rejects) == (0, ())
+    assert (len(page.bars), page.rejects) == (0, ())
 
 
 def test_an_unknown_product_is_a_bad_symbol_at_once() -> None:
@@ -108,5 +108,5 @@ def test_part_c_17_an_error_document_with_200_is_not_zero_rows() -> None:
 
 def test_part_c_21_a_truncated_page_is_fetched_again() -> None:
     heard = fetch("coinbase", PLAN, [Reply(body=BODY[:50]), Reply(body=BODY)])
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
     assert heard.waits == [2]

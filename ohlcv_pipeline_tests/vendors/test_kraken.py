@@ -8,7 +8,7 @@ import pytest
 from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Interval, to_us
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
 from ohlcv_pipeline.vendors.kraken import Kraken, parse, spellings
-from ohlcv_pipeline_tests.vendors.wire import Reply, fetch, recorded
+from ohlcv_pipeline_tests.vendors.wire import Reply, fetch, recorded, tabled
 
 NOON = to_us(datetime(2025, 11, 21, 12, tzinfo=UTC))
 NOW = NOON + 30_000_000
@@ -24,7 +24,7 @@ def body(key: str = "XXBTZUSD", rows: object = ROWS, error: object = ()) -> byte
 
 
 def test_a_recorded_answer_keeps_its_running_bar_and_its_text_numbers() -> None:
-    bars, rejects = parse(recorded("coinbase_kraken/kraken_ohlc_XBTUSDT_60_ccxt.json"), "XBTUSDT")
+    bars, rejects = tabled(parse(recorded("coinbase_kraken/kraken_ohlc_XBTUSDT_60_ccxt.json"), "XBTUSDT"))
     assert not rejects
     assert bars.num_rows == 5
     assert bars.slice(0, 1).to_pylist() == [
@@ -48,7 +48,7 @@ def test_a_recorded_answer_for_another_pair_is_refused() -> None:
 
 
 def test_part_c_39_a_minute_without_trades_is_a_bar_without_vwap() -> None:
-    bars, rejects = parse(body(), "XBTUSD")
+    bars, rejects = tabled(parse(body(), "XBTUSD"))
     assert not rejects
     assert bars["vwap"].to_pylist() == [91880.5, None]
     assert bars["trade_count"].to_pylist() == [126, 0]
@@ -70,7 +70,7 @@ def test_part_c_39_a_minute_without_trades_is_a_bar_without_vwap() -> None:
 )
 def test_part_c_53_the_echoed_key_may_be_a_known_spelling(pair: str, key: str) -> None:
     assert key in spellings(pair)
-    assert parse(body(key), pair)[0].num_rows == 2
+    assert len(parse(body(key), pair)[0]) == 2
 
 
 @pytest.mark.parametrize("key", ["XETHZUSD", "XXBTZEUR", "XBTUSDT"])
@@ -81,7 +81,7 @@ def test_part_c_53_another_pair_is_malformed(key: str) -> None:
 
 
 def test_part_c_3_an_empty_list_is_an_empty_page() -> None:
-    assert parse(body(rows=[]), "XBTUSD")[0].num_rows == 0
+    assert len(parse(body(rows=[]), "XBTUSD")[0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_part_c_17_an_error_array_with_200_is_its_class(text: str, code: Code, r
 
 
 def test_a_warning_beside_a_result_is_no_error() -> None:
-    assert parse(body(error=["WGeneral:Deprecated"]), "XBTUSD")[0].num_rows == 2
+    assert len(parse(body(error=["WGeneral:Deprecated"]), "XBTUSD")[0]) == 2
 
 
 @pytest.mark.parametrize("text", [b"[]", b'{"result":{}}', b'{"error":[],"result":{"last":1}}', b'{"error":[]}'])
@@ -128,7 +128,7 @@ def test_only_the_newest_720_closed_buckets_are_served() -> None:
 def test_one_request_delivers_the_whole_window_and_asks_from_one_bucket_before() -> None:
     heard = fetch("kraken", PLAN, [Reply(body=body())])
     assert heard.line.vendor.asked == [f"/0/public/OHLC?pair=XBTUSD&interval=1&since={NOON // 1_000_000 - 3660}"]
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
     assert not Kraken().omits_empty_buckets
 
 

@@ -8,6 +8,7 @@ from ohlcv_pipeline.vendors import coinbase, kraken
 from ohlcv_pipeline.vendors.base import Reject
 from ohlcv_pipeline.vendors.errors import Code, VendorError
 from ohlcv_pipeline.vendors.rows import micros
+from ohlcv_pipeline_tests.vendors.wire import tabled
 
 T = 1_732_060_800
 T_US = T * 1_000_000
@@ -57,7 +58,7 @@ class TestCells:
     ) -> None:
         cells = [str(T), "1", "4", "2", "3", "5"]
         cells[field] = cell
-        bars, rejects = coinbase.parse(page(f"[{','.join(cells)}]", GOOD))
+        bars, rejects = tabled(coinbase.parse(page(f"[{','.join(cells)}]", GOOD)))
         assert bars.num_rows == 1
         assert bar_micros(bars["bucket_start"]).tolist() == [T_US + 60_000_000]
         assert [(reject.bucket_start, reject.reason) for reject in rejects] == [(T_US, reason)]
@@ -67,19 +68,19 @@ class TestCells:
         assert rejects == (Reject(T_US, "not_finite", f"[{T},1,NaN,2,3,5]"),)
 
     def test_part_c_9_text_numbers_become_the_nearest_float(self) -> None:
-        bars, rejects = coinbase.parse(page(f'[{T},"0.1","3.60E-05","+2","1.35647456e+08",".5"]'))
+        bars, rejects = tabled(coinbase.parse(page(f'[{T},"0.1","3.60E-05","+2","1.35647456e+08",".5"]')))
         assert not rejects
         assert bars.select(["low", "high", "open", "close", "volume"]).to_pylist() == [
             {"low": 0.1, "high": 3.6e-05, "open": 2.0, "close": 135647456.0, "volume": 0.5}
         ]
 
     def test_part_c_9_text_and_numbers_may_be_mixed_in_a_column(self) -> None:
-        bars, rejects = coinbase.parse(page(f'[{T},1,4,"2",3,5]', f"[{T},1,4,2.5,3,5]", f'[{T},"1",4,2,3,"5"]'))
+        bars, rejects = tabled(coinbase.parse(page(f'[{T},1,4,"2",3,5]', f"[{T},1,4,2.5,3,5]", f'[{T},"1",4,2,3,"5"]')))
         assert not rejects
         assert bars["open"].to_pylist() == [2.0, 2.5, 2.0]
 
     def test_part_c_13_integral_volumes_stay_exact(self) -> None:
-        bars, _ = coinbase.parse(page(f"[{T},1,4,2,3,{2**53}]"))
+        bars, _ = tabled(coinbase.parse(page(f"[{T},1,4,2,3,{2**53}]")))
         assert bars["volume"].to_pylist() == [float(2**53)]
 
 
@@ -106,26 +107,26 @@ class TestShape:
 
     @pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\xef\xbb\xbf[]"])
     def test_part_c_3_an_empty_array_is_an_empty_page(self, body: bytes) -> None:
-        bars, rejects = coinbase.parse(body)
+        bars, rejects = tabled(coinbase.parse(body))
         assert (bars.num_rows, rejects) == (0, ())
 
     def test_part_c_5_7_the_order_the_duplicates_and_the_running_bar_are_left_as_they_came(self) -> None:
-        bars, _ = coinbase.parse(page(f"[{T + 60},1,4,2,3,5]", f"[{T},1,4,2,3,5]", f"[{T},1,4,2,3,6]"))
+        bars, _ = tabled(coinbase.parse(page(f"[{T + 60},1,4,2,3,5]", f"[{T},1,4,2,3,5]", f"[{T},1,4,2,3,6]")))
         assert bar_micros(bars["bucket_start"]).tolist() == [T_US + 60_000_000, T_US, T_US]
 
     def test_part_c_34_prices_that_contradict_each_other_are_not_judged_here(self) -> None:
-        bars, rejects = coinbase.parse(page(f"[{T},9,1,-2,3,-5]"))
+        bars, rejects = tabled(coinbase.parse(page(f"[{T},9,1,-2,3,-5]")))
         assert (bars.num_rows, rejects) == (1, ())
 
     def test_a_null_vwap_does_not_cost_the_bar_but_a_broken_one_does(self) -> None:
         body = b'{"error":[],"result":{"XXBTZUSD":[[%d,"1","1","1","1",%s,"2",3]],"last":0}}'
-        bars, rejects = kraken.parse(body % (T, b"null"), "XBTUSD")
+        bars, rejects = tabled(kraken.parse(body % (T, b"null"), "XBTUSD"))
         assert (bars["vwap"].to_pylist(), rejects) == ([None], ())
-        bars, rejects = kraken.parse(body % (T, b'"x"'), "XBTUSD")
+        bars, rejects = tabled(kraken.parse(body % (T, b'"x"'), "XBTUSD"))
         assert (bars.num_rows, rejects[0].reason) == (0, "bad_number")
 
     @pytest.mark.parametrize("count", [b"1.5", b"null", b'"x"'])
     def test_a_count_that_is_no_whole_number_rejects_the_row(self, count: bytes) -> None:
         body = b'{"error":[],"result":{"XXBTZUSD":[[%d,"1","1","1","1","1","2",%s]],"last":0}}' % (T, count)
-        bars, rejects = kraken.parse(body, "XBTUSD")
+        bars, rejects = tabled(kraken.parse(body, "XBTUSD"))
         assert (bars.num_rows, len(rejects)) == (0, 1)

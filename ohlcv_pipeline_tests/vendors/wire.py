@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ohlcv_pipeline.settings import VendorSettings
-from ohlcv_pipeline.vendors.base import Answer, Page, Request
+from ohlcv_pipeline.vendors.base import Answer, Page, Reject, Request
 from ohlcv_pipeline.vendors.errors import VendorError
 from ohlcv_pipeline.vendors.registry import adapter
+from ohlcv_pipeline.vendors.rows import Bars
 from ohlcv_pipeline.vendors.transport import Budget, HttpTransport, Outcome, UnlimitedBudget
 
 NOW = datetime(2025, 11, 21, 12, 0, 30, tzinfo=UTC).timestamp()
@@ -31,6 +33,12 @@ def recorded(path: str) -> bytes:
     if not file.exists():
         pytest.skip(f"recorded answer {path} is not below {FIXTURES}; set OHLCV_FIXTURES")
     return file.read_bytes()
+
+
+def tabled(parsed: Bars) -> tuple[pa.Table, tuple[Reject, ...]]:
+    """Return what a parser gave with the bars as a table."""
+    bars, rejects = parsed
+    return bars.table(), rejects
 
 
 @dataclass(frozen=True)
