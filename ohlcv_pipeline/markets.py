@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 
 import exchange_calendars
 import numpy as np
+import numpy.typing as npt
 
 from ohlcv_pipeline.frames import Micros
 
@@ -73,10 +74,14 @@ def _us_date(us: int) -> date:
 
 @dataclass(frozen=True)
 class Calendar:
-    """The sessions of one exchange calendar as arrays: session label (00:00Z of its date), open, close."""
+    """The sessions of one exchange calendar as arrays: session label (00:00Z of its date), open, close.
+
+    `time_zone` is the exchange's, an IANA name; the arrays are UTC.
+    """
 
     name: str
     version: str
+    time_zone: str
     labels: Micros
     opens: Micros
     closes: Micros
@@ -95,12 +100,44 @@ class Calendar:
         last = int(np.searchsorted(self.opens, end_us, side="left"))
         return slice(first, max(first, last))
 
+    def weekdays(self, start: date) -> list[int]:
+        """Return the days of the week on which a session has been held since a date; Monday is 1, Sunday 7."""
+        return [int(day) for day in np.unique(_weekday(self.labels[self.labels >= _date_us(start)]))]
+
+    def holidays(self, start: date) -> list[date]:
+        """Return the dates from `start` on that are no session though their day of the week has some."""
+        days = np.arange(_date_us(start), int(self.labels[-1]) + 1, DAY_US)
+        usual = days[np.isin(_weekday(days), self.weekdays(start))]
+        return [_us_date(day) for day in np.setdiff1d(usual, self.labels, assume_unique=True)]
+
+    def longest_closure(self, start: date) -> timedelta:
+        """Return the longest time since a date in which no session was open."""
+        since = self.labels >= _date_us(start)
+        return timedelta(microseconds=int(np.max(self.opens[since][1:] - self.closes[since][:-1], initial=0)))
+
+
+def _weekday(labels: Micros) -> Micros:
+    return (labels // DAY_US + 3) % 7 + 1  # 1970-01-01 was a Thursday
+
 
 @lru_cache(maxsize=32)
 def calendar(name: str) -> Calendar:
-    """Load a calendar of `exchange_calendars` from 1990 (or its own first day) on."""
-    source = exchange_calendars.get_calendar(name, start=CALENDAR_START, side="left")
+    """Load a calendar of `exchange_calendars` from 1990 (or its own first day) to a year from today.
+
+    Raises ValueError for a calendar whose sessions pause or open on the evening before their date: buckets and
+    partitions follow sessions that do neither.
+    """
+    try:
+        source = exchange_calendars.get_calendar(name, start=CALENDAR_START, side="left")
+    except ValueError:
+        own_start = exchange_calendars.get_calendar(name).bound_min()
+        source = exchange_calendars.get_calendar(name, start=own_start, side="left")
     schedule = source.schedule
+    if schedule["break_start"].notna().any():
+        raise ValueError(f"the sessions of calendar {name} have a pause; a market cannot follow it")
+    opened_on = schedule["open"].dt.tz_convert(source.tz).dt.tz_localize(None).dt.normalize()
+    if (opened_on != schedule.index).any():
+        raise ValueError(f"sessions of calendar {name} open on the evening before; a market cannot follow it")
 
     def micros(values: object) -> Micros:
         return np.asarray(values, dtype="datetime64[us]").astype(np.int64)
@@ -108,6 +145,7 @@ def calendar(name: str) -> Calendar:
     return Calendar(
         name=name,
         version=f"exchange_calendars {exchange_calendars.__version__}",
+        time_zone=source.tz.key,
         labels=micros(schedule.index.tz_localize(None)),
         opens=micros(schedule["open"].dt.tz_localize(None)),
         closes=micros(schedule["close"].dt.tz_localize(None)),
@@ -177,6 +215,14 @@ class Market:
         if interval is Interval.MINUTE:
             return buckets + MINUTE_US
         return self.calendar.closes[np.searchsorted(self.calendar.labels, buckets)]
+
+    def in_session(self, interval: Interval, instants: Micros) -> npt.NDArray[np.bool_]:
+        """Return which instants lie in a session: from its open to before its close, for days on its date."""
+        cal = self.calendar
+        starts = cal.labels if interval is Interval.DAY else cal.opens
+        ends = cal.labels + DAY_US if interval is Interval.DAY else cal.closes
+        session = np.searchsorted(starts, instants, side="right") - 1
+        return (session >= 0) & (instants < ends[session])
 
     def expected(self, interval: Interval, instrument: Instrument, start_us: int, end_us: int, now_us: int) -> Micros:
         """Return the buckets in [start, end) that must exist at `now`.
@@ -266,6 +312,19 @@ def _coins(quote: str, spelling: Mapping[str, str], skip: Sequence[str] = ()) ->
     )
 
 
+def _stocks(quote: str) -> tuple[Instrument, ...]:
+    """Build the instruments of US equities. Tiingo writes the class of a share with a dash."""
+    names = {
+        "AAPL": "Apple", "MSFT": "Microsoft", "NVDA": "NVIDIA", "AMZN": "Amazon", "GOOGL": "Alphabet A",
+        "META": "Meta Platforms", "TSLA": "Tesla", "SPY": "SPDR S&P 500 ETF", "QQQ": "Invesco QQQ ETF",
+        "BRK.B": "Berkshire Hathaway B",
+    }  # fmt: skip
+    return tuple(
+        Instrument(symbol, name, symbol, quote, {"alpaca": symbol, "tiingo": symbol.replace(".", "-")})
+        for symbol, name in names.items()
+    )
+
+
 _CRYPTO_DELAY = {Interval.MINUTE: timedelta(minutes=2), Interval.DAY: timedelta(minutes=60)}
 _CRYPTO_HISTORY = {Interval.MINUTE: date(2024, 1, 1), Interval.DAY: date(2017, 1, 1)}
 
@@ -291,6 +350,17 @@ MARKETS: Mapping[str, Market] = {
             instruments=_coins("USDT", {"binance_archive": "{base}{quote}", "binance": "{base}{quote}"}, skip=["USDT"]),
             publish_delay=_CRYPTO_DELAY,
             history_start=_CRYPTO_HISTORY,
+        ),
+        Market(
+            name="us_equities",
+            title="US equities",
+            calendar_name="XNYS",
+            quote="USD",
+            vendors=("alpaca", "tiingo"),
+            instruments=_stocks("USD"),
+            # What may be read without a subscription of the consolidated feed is 15 minutes old.
+            publish_delay={Interval.MINUTE: timedelta(minutes=16), Interval.DAY: timedelta(minutes=60)},
+            history_start={Interval.MINUTE: date(2016, 1, 1), Interval.DAY: date(2000, 1, 1)},
         ),
     )
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohlcv_pipeline.markets import MARKETS, MINUTE_US, Interval, Market, from_us, market, to_us
+from ohlcv_pipeline.markets import MARKETS, MINUTE_US, Interval, Market, calendar, from_us, market, to_us
 from ohlcv_pipeline_tests.bars.vendor import AAPL, BTC, CRYPTO, DAY, MINUTE, NEW_YORK, listed, us, utc
 
 FIXTURES = Path(os.environ.get("OHLCV_FIXTURES", Path(__file__).parents[1] / ".." / "shared" / "fixtures"))
@@ -213,6 +213,64 @@ def test_a_market_quotes_all_its_symbols_in_one_currency(home: Market) -> None:
     assert {instrument.quote for instrument in home.instruments} == {home.quote}
     assert all(set(home.vendors) == set(instrument.vendor_symbols) for instrument in home.instruments)
     assert len({instrument.symbol for instrument in home.instruments}) == len(home.instruments)
+
+
+def test_the_ten_stocks_in_their_order_and_spellings() -> None:
+    symbols = [instrument.symbol for instrument in NEW_YORK.instruments]
+    assert symbols == ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "SPY", "QQQ", "BRK.B"]
+    assert NEW_YORK.instrument("BRK.B").vendor_symbols == {"alpaca": "BRK.B", "tiingo": "BRK-B"}
+    assert (NEW_YORK.calendar.name, NEW_YORK.calendar.time_zone) == ("XNYS", "America/New_York")
+
+
+def test_new_york_is_closed_on_eleven_weekdays_of_2025() -> None:
+    of_2025 = [day for day in NEW_YORK.calendar.holidays(date(2025, 1, 1)) if day.year == 2025]
+    assert [f"{day:%m-%d}" for day in of_2025] == [
+        "01-01", "01-09", "01-20", "02-17", "04-18", "05-26", "06-19", "07-04", "09-01", "11-27", "12-25",
+    ]  # fmt: skip
+
+
+def test_an_exchange_may_open_on_a_sunday_and_a_market_that_never_closes_has_no_holiday() -> None:
+    assert calendar("XSAU").weekdays(date(2022, 1, 1)) == [1, 2, 3, 4, 7]
+    assert NEW_YORK.calendar.weekdays(date(2022, 1, 1)) == [1, 2, 3, 4, 5]
+    assert CRYPTO.calendar.holidays(date(2022, 1, 1)) == []
+    assert CRYPTO.calendar.longest_closure(date(2022, 1, 1)) == timedelta(0)
+
+
+def test_the_longest_closure_of_new_york_followed_a_half_day_on_a_thursday() -> None:
+    closed = NEW_YORK.calendar.longest_closure(date(2016, 1, 1))
+    assert closed == utc("2020-12-28 14:30") - utc("2020-12-24 18:00")
+
+
+@pytest.mark.parametrize(("name", "told"), [("XHKG", "have a pause"), ("CMES", "the evening before")])
+def test_a_calendar_that_buckets_cannot_follow_is_refused(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        calendar(name)
+
+
+@pytest.mark.parametrize(
+    ("interval", "instant", "inside"),
+    [
+        (MINUTE, "2025-11-28 14:29:59", False),
+        (MINUTE, "2025-11-28 14:30", True),
+        (MINUTE, "2025-11-28 17:59:59", True),
+        (MINUTE, "2025-11-28 18:00", False),
+        (MINUTE, "2025-11-27 15:00", False),
+        (MINUTE, "1969-07-21 15:00", False),
+        (DAY, "2025-11-28", True),
+        (DAY, "2025-11-28 05:00", True),
+        (DAY, "2025-11-27", False),
+        (DAY, "2025-11-29", False),
+    ],
+)
+def test_a_session_holds_its_open_and_not_its_close(interval: Interval, instant: str, inside: bool) -> None:
+    assert NEW_YORK.in_session(interval, np.array([us(instant)])).tolist() == [inside]
+
+
+@given(st.integers(us("2015-01-01") // MINUTE_US, us("2026-06-01") // MINUTE_US))
+def test_a_minute_is_in_session_exactly_when_it_is_a_bucket(minute: int) -> None:
+    start = minute * MINUTE_US
+    is_bucket = len(NEW_YORK.buckets(MINUTE, start, start + MINUTE_US)) == 1
+    assert NEW_YORK.in_session(MINUTE, np.array([start])).tolist() == [is_bucket]
 
 
 def test_the_ten_coins_in_their_order() -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from ohlcv_pipeline import interrupts
 from ohlcv_pipeline.bars.ingest import Outcome, ingest
 from ohlcv_pipeline.bars.listing import listings
-from ohlcv_pipeline.bars.planning import Order
+from ohlcv_pipeline.bars.planning import Order, unopened
 from ohlcv_pipeline.bars.summary import PartitionSummary, column_schema, preview, summarise
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.tables import bars_table
@@ -45,11 +45,25 @@ class IngestConfig(dg.Config):
 
 
 def partitions_of(market: Market, interval: Interval) -> dg.TimeWindowPartitionsDefinition:
-    """Return the partitions of a table: UTC days of minutes, calendar months of days; the running one included."""
+    """Return the partitions of a table: sessions of minutes, calendar months of days; the running one included.
+
+    A session is a UTC day, or a date on which the exchange opens, from midnight to midnight in its time zone. On
+    a holiday the session after it is shown before it opens: the asset refuses it (`unopened`).
+    """
     start = market.history_start[interval]
     if interval is Interval.DAY:
         return dg.MonthlyPartitionsDefinition(start_date=f"{start:%Y-%m}", fmt="%Y-%m", end_offset=1)
-    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
+    if market.always_open:
+        return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
+    calendar = market.calendar
+    return dg.TimeWindowPartitionsDefinition(
+        cron_schedule=f"0 0 * * {','.join(str(day % 7) for day in calendar.weekdays(start))}",
+        start=start.isoformat(),
+        fmt="%Y-%m-%d",
+        timezone=calendar.time_zone,
+        end_offset=1,
+        exclusions=[datetime(day.year, day.month, day.day) for day in calendar.holidays(start)],  # noqa: DTZ001
+    )
 
 
 def asset_key(market: Market, interval: Interval) -> dg.AssetKey:
@@ -73,7 +87,9 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         code_version="1",
         pool=f"vendor_{market.vendors[0]}",
         freshness_policy=dg.FreshnessPolicy.time_window(
-            fail_window=timedelta(hours=26) if interval is Interval.DAY else timedelta(hours=1)
+            fail_window=timedelta(hours=26)
+            if interval is Interval.DAY
+            else timedelta(hours=1) + market.calendar.longest_closure(market.history_start[interval])
         ),
         description=(
             f"{described} bars. {market.title}: open, high, low, close and volume of every enabled symbol, "
@@ -91,6 +107,7 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: IngestConfig, platform: dg.ResourceParam[PlatformResource]
     ) -> dg.MaterializeResult[None]:
         home = platform.platform
+        _refuse_unopened(market, interval, context.partition_keys)
         if config.symbols:
             context.instance.add_run_tags(context.run.run_id, {SYMBOLS_TAG: ",".join(config.symbols)})
         order = Order(
@@ -122,6 +139,14 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=_run_metadata(order, outcome, platform))
 
     return bars
+
+
+def _refuse_unopened(market: Market, interval: Interval, partitions: Sequence[str]) -> None:
+    """Raise a Failure for good when a partition has not begun: Dagster shows a session early after a holiday."""
+    early = unopened(market, interval, partitions, datetime.now(UTC))
+    if early:
+        opens = ", ".join(f"{key} opens at {instant:%Y-%m-%d %H:%M} UTC" for key, instant in early.items())
+        raise dg.Failure(description=f"nothing was fetched: {opens}; ask for it after that", allow_retries=False)
 
 
 async def _ingest(order: Order, platform: PlatformResource, on_progress: Callable[[Progress], None]) -> Outcome:

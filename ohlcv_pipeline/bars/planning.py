@@ -17,7 +17,7 @@ import pyarrow as pa
 from ohlcv_pipeline.bars.gaps import common, missing, union, windows, without_trades
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.reader import Reader
-from ohlcv_pipeline.markets import Instrument, Interval, Market, to_us
+from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, to_us
 from ohlcv_pipeline.vendors.base import Page
 
 EDGE = 30
@@ -50,6 +50,12 @@ class Order:
     partitions: Sequence[str]
     run_id: str
     force: bool = False
+
+
+def unopened(market: Market, interval: Interval, partitions: Sequence[str], now: datetime) -> dict[str, datetime]:
+    """Return those partitions that have not begun at `now`, with the instant at which they do."""
+    begins = {key: from_us(market.partition_bounds(interval, key)[0]) for key in partitions}
+    return {key: begin for key, begin in begins.items() if begin > now}
 
 
 Cells = Mapping[tuple[str, str], Micros]

@@ -116,10 +116,10 @@ class BarFrame(pandera.DataFrameModel):
 def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, now_us: int) -> Judged:
     """Apply the rules to what was delivered of one symbol, and put the good bars into canonical order.
 
-    Rows outside the window that was asked for, bars that are still forming or younger than the market's
-    publish delay, and bars outside a session are dropped and counted. Everything else that is no bar
-    becomes a finding. The same bucket twice: equal values collapse into one, of different ones the last in
-    the order of the answers is kept.
+    Bars outside a session, rows outside the window that was asked for, and bars that are still forming or
+    younger than the market's publish delay are dropped and counted. Everything else that is no bar becomes a
+    finding. The same bucket twice: equal values collapse into one, of different ones the last in the order of
+    the answers is kept.
     """
     findings = [
         Finding(bucket, reason, raw, published=False, vendor=d.vendor, raw_id=d.raw_id)
@@ -147,16 +147,13 @@ def judge(deliveries: Sequence[Delivery], market: Market, interval: Interval, no
             kept[hit] = False
 
     quarantine(start > now_us, Reason.FUTURE_BUCKET)
+    if not market.always_open:
+        drop(~market.in_session(interval, start), Reason.OUT_OF_SESSION)
     asked_start = np.array([d.start_us for d in deliveries])[source]
     asked_end = np.array([d.end_us for d in deliveries])[source]
     drop((start < asked_start) | (start >= asked_end), Reason.OUTSIDE_WINDOW)
     quarantine(start % interval.step_us != 0, Reason.NOT_ALIGNED)
     drop(_not_yet_final(start, market, interval, now_us), "forming")
-    if not market.always_open:
-        drop(
-            ~np.isin(start, market.buckets(interval, int(start.min()), int(start.max()) + 1)),
-            Reason.OUT_OF_SESSION,
-        )
     quarantine(~np.isfinite(values).all(axis=0), Reason.NOT_FINITE)
     open_, high, low, close, volume = values
     quarantine(np.logical_or(np.min(values[:4], axis=0) <= 0, volume < 0), Reason.NEGATIVE)
@@ -178,9 +175,8 @@ def _not_yet_final(start: Micros, market: Market, interval: Interval, now_us: in
     ready = now_us - span_us(market.publish_delay[interval])
     if market.always_open or interval is Interval.MINUTE:
         return start + interval.step_us > ready
-    known = np.isin(start, market.calendar.labels)
-    closes = market.bucket_closes(interval, np.where(known, start, market.calendar.labels[0]))
-    return np.where(known, closes, start) > ready
+    session = np.searchsorted(market.calendar.labels, start, side="right") - 1
+    return market.calendar.closes[session] > ready
 
 
 def _unique(order: Positions, start: Micros, values: Floats, source: Positions) -> tuple[Positions, Positions, Micros]:

@@ -10,22 +10,22 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ohlcv_pipeline.cli import console, instance, processes
 from ohlcv_pipeline.cli.checks import TableChecks, from_verdict
-from ohlcv_pipeline.cli.errors import CliError
 from ohlcv_pipeline.cli.sandbox import post_faults
-from ohlcv_pipeline.markets import Interval, Market, to_us
+from ohlcv_pipeline.markets import Interval, Market, market
 from ohlcv_pipeline.settings import Settings, VendorSettings
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.platform import Platform
 
 SYMBOLS = 3
-SPAN = {Interval.MINUTE: timedelta(days=3), Interval.DAY: timedelta(days=61)}
+NEWEST = {Interval.MINUTE: 4, Interval.DAY: 3}
+"""How many partitions are fetched: the running one and those before it."""
 _ATTEMPTS = 2
 """A fault that was asked for is not waited out: the second attempt is the last."""
 _SANDBOX_SECONDS = 20.0
@@ -45,8 +45,8 @@ def rehearse(
 
             home = Platform(settings)
             try:
-                for market in {of.name: of for of, _ in chosen}.values():
-                    _keep_first(home, market)
+                for of in {of.name: of for of, _ in chosen}.values():
+                    _keep_first(home, of)
                 return _run(home, chosen)
             finally:
                 home.store.catalog.close()
@@ -83,19 +83,20 @@ def _settings(root: Path, url: str, markets: Sequence[str]) -> Settings:
         vendors={
             name: VendorSettings(base_url=f"{url}/{name}", requests_per_second=None, weight_per_minute=None,
                                  attempts=_ATTEMPTS)
-            for name in ("coinbase", "kraken", "binance", "binance_archive")
+            for each in markets
+            for name in market(each).vendors
         },
     )  # fmt: skip
 
 
-def _keep_first(home: Platform, market: Market) -> None:
+def _keep_first(home: Platform, of: Market) -> None:
     """Leave the market's first symbols enabled, so that the checks speak of what is fetched."""
     from ohlcv_pipeline.ledger import symbols
 
-    kept = {instrument.symbol for instrument in market.instruments[:SYMBOLS]}
-    for instrument in symbols.enabled(home.ledger, market):
+    kept = {instrument.symbol for instrument in of.instruments[:SYMBOLS]}
+    for instrument in symbols.enabled(home.ledger, of):
         if instrument.symbol not in kept:
-            symbols.disable(home.ledger, market, instrument.symbol, datetime.now(UTC))
+            symbols.disable(home.ledger, of, instrument.symbol, datetime.now(UTC))
 
 
 def _run(home: Platform, chosen: Sequence[tuple[Market, Interval]]) -> list[TableChecks]:
@@ -108,28 +109,26 @@ def _run(home: Platform, chosen: Sequence[tuple[Market, Interval]]) -> list[Tabl
     definitions = build_definitions(home.settings)
     found = []
     with DagsterInstance.get() as dagster:
-        for market, interval in chosen:
-            table = f"{market.name}/ohlcv_{interval}"
+        for of, interval in chosen:
+            table = f"{of.name}/ohlcv_{interval}"
             console.note(f"Fetching and checking {table} …")
             now = datetime.now(UTC)
-            keys = market.partition_keys(interval, to_us(now - SPAN[interval]), to_us(now))
-            if not keys:
-                raise CliError(f"{table} has no partition within the last {SPAN[interval].days} days")
-            outcome = instance.execute(definitions, dagster, market.name, str(interval), keys, [], False)
-            verdicts = outcome.checks or _verdicts(home, market, interval, keys, now)
+            keys = of.partition_keys(interval, *of.target_window(interval, now))[-NEWEST[interval] :]
+            outcome = instance.execute(definitions, dagster, of.name, str(interval), keys, [], False)
+            verdicts = outcome.checks or _verdicts(home, of, interval, keys, now)
             found.append(TableChecks(table, verdicts, None if outcome.success else outcome.error))
     return found
 
 
 def _verdicts(
-    home: Platform, market: Market, interval: Interval, keys: Sequence[str], now: datetime
+    home: Platform, of: Market, interval: Interval, keys: Sequence[str], now: datetime
 ) -> list[instance.CheckOutcome]:
     """Judge what is there although the run failed: Dagster does not check after a failure."""
     from ohlcv_pipeline.bars.inspection import inspect
 
     s = home.settings
     verdicts = inspect(
-        home.store.reader, market, interval, home.instruments(market), keys, now, s.freshness_threshold_minutes,
+        home.store.reader, of, interval, home.instruments(of), keys, now, s.freshness_threshold_minutes,
         s.coverage_error_pct,
     )  # fmt: skip
     return [from_verdict(verdict) for verdict in verdicts]

@@ -1,4 +1,4 @@
-"""A market of two vendors in memory, and a New York market beside it: what the tests of bars and lake share.
+"""Vendors in memory, of a market that never closes and of New York: what the tests of bars and lake share.
 
 The series is a pure function of symbol and bucket, so that every process and every vendor tells the same story.
 """
@@ -9,7 +9,7 @@ import asyncio
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,21 +37,11 @@ Rows = list[list[Any]]
 
 MINUTE, DAY = Interval.MINUTE, Interval.DAY
 RUN = "0b1d7a52-7d0e-4a3b-9c53-2f6a1f0b8e11"
+NONE = np.empty(0, np.int64)
 CRYPTO = MARKETS["crypto"]
 BTC, ETH = CRYPTO.instrument("BTC"), CRYPTO.instrument("ETH")
-NONE = np.empty(0, np.int64)
-
-AAPL = Instrument("AAPL", "Apple", "AAPL", "USD", {"alpaca": "AAPL"})
-NEW_YORK = Market(
-    name="us_equities",
-    title="US equities",
-    calendar_name="XNYS",
-    quote="USD",
-    vendors=("alpaca", "tiingo"),
-    instruments=(AAPL,),
-    publish_delay={MINUTE: timedelta(minutes=16), DAY: timedelta(minutes=60)},
-    history_start={MINUTE: date(2020, 1, 1), DAY: date(2016, 1, 1)},
-)
+NEW_YORK = MARKETS["us_equities"]
+AAPL = NEW_YORK.instrument("AAPL")
 
 
 def utc(text: str) -> datetime:
