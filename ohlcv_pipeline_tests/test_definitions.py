@@ -61,7 +61,7 @@ def expected(*markets: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("markets", [("crypto",), ("crypto", "crypto_usdt")])
+@pytest.mark.parametrize("markets", [("crypto",), ("crypto", "crypto_usdt"), ("crypto", "us_equities")])
 def test_the_code_location_holds_what_its_markets_declare(tmp_path: Path, markets: tuple[str, ...]) -> None:
     assert contents(definitions(tmp_path, *markets)) == expected(*markets)
 
@@ -88,14 +88,14 @@ def test_loading_opens_no_file_below_home_and_no_connection(tmp_path: Path, monk
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     home = tmp_path / "home"
-    loaded = definitions(home, "crypto", "crypto_usdt")
+    loaded = definitions(home, "crypto", "crypto_usdt", "us_equities")
     dg.Definitions.validate_loadable(loaded)
     contents(loaded)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("interval", list(Interval))
-@pytest.mark.parametrize("name", ["crypto", "crypto_usdt"])
+@pytest.mark.parametrize("name", ["crypto", "crypto_usdt", "us_equities"])
 def test_a_table_says_what_it_is(tmp_path: Path, name: str, interval: Interval) -> None:
     node = definitions(tmp_path, name).resolve_asset_graph().get(asset_key(market(name), interval))
     assert node.kinds == {"ducklake", "parquet"}
@@ -107,7 +107,7 @@ def test_a_table_says_what_it_is(tmp_path: Path, name: str, interval: Interval) 
     assert node.backfill_policy == dg.BackfillPolicy.single_run()
     metadata: dict[str, Any] = dict(node.metadata)
     assert metadata["dagster/table_name"] == f"lake.{name}.ohlcv_{interval}"
-    assert metadata["calendar"] == "24/7"
+    assert metadata["calendar"] == market(name).calendar_name
     assert metadata["vendors"] == list(market(name).vendors)
     schema = metadata["dagster/column_schema"]
     assert [column.name for column in schema.columns] == STORED_BARS.names
@@ -119,12 +119,23 @@ def test_a_table_says_what_it_is(tmp_path: Path, name: str, interval: Interval) 
         assert word in node.description
 
 
-@pytest.mark.parametrize(("interval", "hours"), [(Interval.MINUTE, 1), (Interval.DAY, 26)])
-def test_a_table_has_a_freshness_policy_for_its_badge(tmp_path: Path, interval: Interval, hours: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "interval", "hours"),
+    [
+        ("crypto", Interval.MINUTE, 1),
+        ("crypto", Interval.DAY, 26),
+        # An hour of silence after the longest time that New York was ever closed.
+        ("us_equities", Interval.MINUTE, 1 + 3 * 24 + 20.5),
+        ("us_equities", Interval.DAY, 26),
+    ],
+)
+def test_a_table_has_a_freshness_policy_for_its_badge(
+    tmp_path: Path, name: str, interval: Interval, hours: float
+) -> None:
     (spec,) = [
         spec
-        for spec in definitions(tmp_path, "crypto").resolve_all_asset_specs()
-        if spec.key == asset_key(market("crypto"), interval)
+        for spec in definitions(tmp_path, name).resolve_all_asset_specs()
+        if spec.key == asset_key(market(name), interval)
     ]
     policy: Any = spec.freshness_policy
     assert policy.fail_window.to_timedelta().total_seconds() == hours * 3600

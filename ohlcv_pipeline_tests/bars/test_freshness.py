@@ -52,6 +52,35 @@ def test_a_day_bar_is_late_from_its_session_close_on_and_not_over_the_weekend_th
     assert friday_missing == Freshness(0.0, stale=False)
 
 
+@pytest.mark.parametrize(
+    ("newest", "first", "last"),
+    [
+        pytest.param("2025-03-07 20:59", "2025-03-07 21:00", "2025-03-10 13:30", id="weekend of the clock change"),
+        pytest.param("2025-01-08 20:59", "2025-01-08 21:00", "2025-01-10 14:30", id="day of mourning"),
+        pytest.param("2025-07-03 16:59", "2025-07-03 17:00", "2025-07-07 13:30", id="half day, holiday and weekend"),
+        pytest.param("2025-12-24 17:59", "2025-12-24 18:00", "2025-12-26 14:30", id="Christmas"),
+    ],
+)
+def test_no_lag_grows_while_the_market_is_closed(newest: str, first: str, last: str) -> None:
+    for now_us in range(us(first), us(last) + 1, 1_800_000_000):
+        assert freshness(NEW_YORK, MINUTE, AAPL, us(newest), now_us, THRESHOLD) == Freshness(0.0, stale=False)
+    after = freshness(NEW_YORK, MINUTE, AAPL, us(newest), us(last) + 61 * MINUTE.step_us, THRESHOLD)
+    assert after == Freshness(61.0, stale=True)
+
+
+def test_what_a_session_lacked_at_its_close_stays_the_lag_until_the_next_one_opens() -> None:
+    for now in ("2025-11-26 21:00", "2025-11-27 15:00", "2025-11-28 14:30"):
+        assert judged(NEW_YORK, MINUTE, "2025-11-26 18:59", now, AAPL) == Freshness(120.0, stale=True)
+
+
+@pytest.mark.parametrize("session", ["2025-11-26", "2025-11-28", "2025-12-01"])
+def test_a_refresh_every_five_minutes_keeps_a_session_fresh(session: str) -> None:
+    opens, closes = NEW_YORK.partition_bounds(MINUTE, session)
+    for now_us in range(opens, closes + 1, 5 * MINUTE.step_us):
+        due = NEW_YORK.expected(MINUTE, AAPL, opens - 7 * 86_400_000_000, now_us, now_us)
+        assert not freshness(NEW_YORK, MINUTE, AAPL, int(due[-1]), now_us, THRESHOLD).stale
+
+
 def test_open_minutes_are_those_inside_sessions() -> None:
     calendar = NEW_YORK.calendar
     assert open_minutes(calendar, us("2025-11-24"), us("2025-12-01")) == 390 * 3 + 210

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ohlcv_pipeline.bars.gaps import Gap, common, gaps, missing, union, windows, without_trades
 from ohlcv_pipeline.frames import Micros
-from ohlcv_pipeline_tests.bars.vendor import CRYPTO, DAY, MINUTE, NEW_YORK, NONE, step, us
+from ohlcv_pipeline_tests.bars.holes import END, START, year_with_holes
+from ohlcv_pipeline_tests.bars.vendor import AAPL, CRYPTO, DAY, MINUTE, NEW_YORK, NONE, step, us
 
 STEP = MINUTE.step_us
 FIRST = us("2025-11-20")
@@ -110,6 +111,24 @@ def test_the_gaps_of_a_symbol_year_are_exact() -> None:
         lost[start : start + length] = True
     found = gaps(year, missing(year, year[~lost], MINUTE))
     assert found == [Gap(int(year[start]), int(year[start + n - 1]), n) for start, n in holes]
+
+
+def test_the_218_holes_of_a_new_york_year_are_found_and_nothing_else() -> None:
+    present, holes = year_with_holes()
+    expected = NEW_YORK.expected(MINUTE, AAPL, START, END, us("2026-01-02"))
+    assert len(expected) == 96_960
+    assert (len(holes), sum(hole.missing for hole in holes)) == (218, 8_298)
+    assert (holes[0].first_us, holes[-1].last_us) == (us("2025-01-02 14:30"), us("2025-12-31 20:59"))
+    assert any(hole.last_us - hole.first_us > hole.missing * STEP for hole in holes), "none reaches over a night"
+    assert gaps(expected, missing(expected, present, MINUTE)) == holes
+
+
+def test_a_hole_over_a_half_day_and_a_holiday_counts_only_the_minutes_that_were_due() -> None:
+    expected = NEW_YORK.buckets(MINUTE, us("2025-11-24"), us("2025-12-06"))
+    present = expected[(expected < us("2025-11-26 20:50")) | (expected >= us("2025-12-01 14:35"))]
+    assert gaps(expected, missing(expected, present, MINUTE)) == [
+        Gap(us("2025-11-26 20:50"), us("2025-12-01 14:34"), 10 + 210 + 5)
+    ]
 
 
 def test_a_silence_inside_one_answer_is_proof_of_no_trades() -> None:

@@ -202,6 +202,49 @@ def test_pre_market_and_the_closing_print_are_out_of_session() -> None:
     assert result.dropped == {"out_of_session": 2}
 
 
+@pytest.mark.parametrize(
+    ("day", "opens", "closes"),
+    [
+        ("2025-03-07", "14:30", "21:00"),
+        ("2025-03-10", "13:30", "20:00"),
+        ("2025-07-03", "13:30", "17:00"),
+        ("2025-12-24", "14:30", "18:00"),
+    ],
+)
+def test_only_the_session_is_kept_of_a_vendors_whole_day(day: str, opens: str, closes: str) -> None:
+    first, close = us(f"{day} {opens}"), us(f"{day} {closes}")
+    buckets = step(f"{day} 09:00", 15 * 60)
+    asked = delivery(buckets, series("AAPL", MINUTE, buckets), start=first, end=close)
+    result = judged(asked, market=NEW_YORK, now=us("2026-01-02"))
+    kept = micros(result.bars["bucket_start"])
+    assert (int(kept[0]), int(kept[-1]) + MINUTE.step_us) == (first, close)
+    # Counted as what they are, though none of them was asked for.
+    assert result.dropped == {"out_of_session": 900 - len(kept)}
+    assert not result.findings
+
+
+def test_a_session_minute_that_was_not_asked_for_is_outside_the_window() -> None:
+    buckets = step("2025-11-20 14:28", 10)
+    asked = delivery(buckets, series("AAPL", MINUTE, buckets), start=us("2025-11-20 14:33"), end=us("2025-11-20 21:00"))
+    assert judged(asked, market=NEW_YORK).dropped == {"out_of_session": 2, "outside_window": 3}
+
+
+def test_a_bar_of_a_session_that_is_not_on_the_minute_is_quarantined() -> None:
+    buckets = np.array([us("2025-11-20 14:31"), us("2025-11-20 14:31:30"), us("2025-11-20 14:33")])
+    result = judged(delivery(buckets, series("AAPL", MINUTE, buckets)), market=NEW_YORK)
+    assert (result.bars.num_rows, [f.reason for f in result.findings]) == (2, ["not_aligned"])
+
+
+def test_a_day_bar_of_a_holiday_is_dropped_and_one_stamped_at_local_midnight_quarantined() -> None:
+    buckets = np.array([us("2025-11-26"), us("2025-11-27"), us("2025-11-28 05:00")])
+    result = judged(
+        delivery(buckets, series("AAPL", DAY, buckets), start=us("2025-11-01"), end=us("2025-12-01")),
+        market=NEW_YORK, interval=DAY, now=us("2025-12-02"),
+    )  # fmt: skip
+    assert micros(result.bars["bucket_start"]).tolist() == [us("2025-11-26")]
+    assert (result.dropped, [f.reason for f in result.findings]) == ({"out_of_session": 1}, ["not_aligned"])
+
+
 def test_a_day_bar_of_a_session_is_final_an_hour_after_the_scheduled_close() -> None:
     buckets = step("2025-11-28", 1, DAY)
     bar = delivery(buckets, series("AAPL", DAY, buckets), start=us("2025-11-01"), end=us("2025-12-01"))

@@ -201,6 +201,8 @@ class Vendor:
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         if self.newest_rows is not None:
             start_us = max(start_us, now_us - now_us % interval.step_us - self.newest_rows * interval.step_us)
+        if interval is DAY and not self.market.always_open:
+            return (start_us, min(end_us, now_us)) if start_us < min(end_us, now_us) else None
         return closed_part(interval, start_us, end_us, now_us)
 
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:

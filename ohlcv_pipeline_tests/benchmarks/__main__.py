@@ -26,7 +26,8 @@ def measure(which: str, path: Path) -> list[Row]:
         rows += [row, core.reading(store, "as published")]
         hashes = lambda: run_checksum(actual_checksums(store.reader, market("crypto"), Interval.MINUTE))  # noqa: E731
         maintain(store, hashes, core.NOW, timedelta(days=7), timedelta(days=30))
-        rows += [core.reading(store, "after maintenance"), core.verifying(store), core.gap_scan()]
+        rows += [core.reading(store, "after maintenance"), core.verifying(store)]
+        rows += [core.gap_scan(), core.session_gap_scan()]
     return rows
 
 

@@ -16,15 +16,17 @@ import orjson
 import pyarrow as pa
 
 from ohlcv_pipeline.bars.access import Lake
-from ohlcv_pipeline.bars.gaps import gaps, missing
+from ohlcv_pipeline.bars.gaps import Gap, gaps, missing
 from ohlcv_pipeline.bars.ingest import ingest
 from ohlcv_pipeline.bars.planning import Order
 from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.frames import Micros
 from ohlcv_pipeline.lake.store import Store, prepare_store
 from ohlcv_pipeline.markets import MINUTE_US, Interval, Market, from_us, market, to_us
 from ohlcv_pipeline.vendors.base import Answer, Request
 from ohlcv_pipeline.vendors.coinbase import Coinbase
 from ohlcv_pipeline.vendors.failover import Source
+from ohlcv_pipeline_tests.bars.holes import END, HOLES, LOST, START, year_with_holes
 from ohlcv_pipeline_tests.benchmarks.table import Row
 
 NOW = datetime(2026, 11, 21, 0, 3, tzinfo=UTC)
@@ -155,24 +157,34 @@ def verifying(store: Store) -> Row:
 def gap_scan() -> Row:
     """One symbol-year of minutes with 300 holes; beside a DuckDB anti join."""
     home = market("crypto")
-    start, end = (to_us(datetime(year, 1, 1, tzinfo=UTC)) for year in (2025, 2026))
     random = np.random.default_rng(1)
-    expected = home.buckets(Interval.MINUTE, start, end)
+    expected = home.buckets(Interval.MINUTE, START, END)
     lost = np.unique(random.integers(0, len(expected), 300))
     present = np.delete(expected, lost)
+    assert sum(gap.missing for gap in _scan(home, present)) == len(lost)
+    return _scan_row("gap scan of a symbol-year of minutes, exact", home, present)
 
-    def scan() -> int:
-        buckets = home.expected(Interval.MINUTE, home.instruments[0], start, end, to_us(NOW))
-        return sum(gap.missing for gap in gaps(buckets, missing(buckets, present, Interval.MINUTE)))
 
-    assert scan() == len(lost)
-    spent = median_seconds(scan, 11)
+def session_gap_scan() -> Row:
+    """A New York year of minutes with 218 holes, two of them at its ends; beside a DuckDB anti join."""
+    home = market("us_equities")
+    present, holes = year_with_holes()
+    assert _scan(home, present) == holes
+    return _scan_row(f"gap scan of a New York year, {HOLES} holes of {LOST:,} minutes, exact", home, present)
+
+
+def _scan(home: Market, present: Micros) -> list[Gap]:
+    buckets = home.expected(Interval.MINUTE, home.instruments[0], START, END, to_us(NOW))
+    return gaps(buckets, missing(buckets, present, Interval.MINUTE))
+
+
+def _scan_row(what: str, home: Market, present: Micros) -> Row:
+    spent = median_seconds(lambda: _scan(home, present), 11)
     connection = duckdb.connect(config={"threads": 2})
-    have, want = pa.table({"b": present}), pa.table({"b": expected})
+    have, want = pa.table({"b": present}), pa.table({"b": home.buckets(Interval.MINUTE, START, END)})
     connection.register("have", have)
     connection.register("want", want)
     raw = median_seconds(lambda: connection.execute("SELECT b FROM want ANTI JOIN have USING (b)").fetchall(), 11)
     return Row(
-        "gap scan of a symbol-year of minutes, exact", spent * 1e3, "ms", must=50, aim=20, baseline=raw * 1e3,
-        note="baseline: DuckDB anti join",
+        what, spent * 1e3, "ms", must=50, aim=20, baseline=raw * 1e3, note="baseline: DuckDB anti join",
     )  # fmt: skip
