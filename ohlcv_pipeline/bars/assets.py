@@ -142,7 +142,7 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
 
 
 def _refuse_unopened(market: Market, interval: Interval, partitions: Sequence[str]) -> None:
-    """Raise a Failure for good when a partition has not begun: Dagster shows a session early after a holiday."""
+    """Raise a Failure for good when a partition has not begun: on a holiday Dagster shows the next session."""
     early = unopened(market, interval, partitions, datetime.now(UTC))
     if early:
         opens = ", ".join(f"{key} opens at {instant:%Y-%m-%d %H:%M} UTC" for key, instant in early.items())
