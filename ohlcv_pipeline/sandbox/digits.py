@@ -15,6 +15,8 @@ Bytes = npt.NDArray[np.uint8]
 _GROUPS = np.frombuffer(b"".join(b"%04d" % i for i in range(10_000)), np.uint32)
 """Four digits as one word: looking up words is several times faster than looking up rows of bytes."""
 
+_TIMES = np.frombuffer(b"".join(b"%02d:%02d:00" % divmod(i, 60) for i in range(1440)), np.uint64)
+
 
 def fixed(values: Micros, decimals: int = 0) -> Bytes:
     """Return non-negative integers as text, divided by 10**decimals: 1234 with 2 gives `12.34`.
@@ -40,6 +42,24 @@ def fixed(values: Micros, decimals: int = 0) -> Bytes:
     if not decimals:
         return digits
     return np.concatenate([digits[:, :whole], constant(b".", len(values)), digits[:, whole:]], axis=1)
+
+
+def trimmed(text: Bytes, decimals: int) -> Bytes:
+    """Drop, in place, the trailing zeros of `fixed(..., decimals)`: `174.50`, `12.00` become `174.5`, `12`."""
+    idle = np.ones(len(text), np.bool_)
+    for place in range(1, decimals + 1):
+        idle &= text[:, -place] == ord("0")
+        text[idle, -place] = 0
+    text[idle, -decimals - 1] = 0
+    return text
+
+
+def stamps(seconds: Micros) -> Bytes:
+    """Return unix seconds of whole minutes as text, UTC: `2026-11-18T14:30:00`; shape (n, 19)."""
+    days, which = np.unique(seconds // 86_400, return_inverse=True)
+    dates = np.frombuffer(np.datetime_as_string(days.astype("datetime64[D]")).astype("S10").tobytes(), np.uint8)
+    times = _TIMES[seconds % 86_400 // 60].view(np.uint8).reshape(-1, 8)
+    return np.concatenate([dates.reshape(-1, 10)[which], constant(b"T", len(seconds)), times], axis=1)
 
 
 def constant(text: bytes, size: int) -> Bytes:

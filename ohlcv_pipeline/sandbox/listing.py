@@ -1,7 +1,7 @@
-"""What is listed where: vendors, venues, spellings, price grids, liquidity and declared outages.
+"""What is listed where: vendors, venues, spellings, and how coins trade: grids, liquidity, declared outages.
 
-The coins come from `markets.MARKETS`; a coin that has no profile here gets one derived from its name.
-How the bars are made of it is `series`.
+The instruments come from `markets.MARKETS`; a coin that has no profile here gets one derived from its name.
+How the bars are made of it is `series`. How shares trade is `shares`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from hashlib import blake2b
 from ohlcv_pipeline.markets import MARKETS
 from ohlcv_pipeline.sandbox.messages import DAY, MINUTE
 
-VENDORS = ("coinbase", "kraken", "binance", "binance_archive")
+SHARE_VENDORS = ("alpaca", "tiingo")
+VENDORS = ("coinbase", "kraken", "binance", "binance_archive", *SHARE_VENDORS)
 VENUES: Mapping[str, str] = {
     "coinbase": "coinbase",
     "kraken": "kraken",
     "binance": "binance",
     "binance_archive": "binance",
+    **{vendor: vendor for vendor in SHARE_VENDORS},
 }
-"""The trading venue behind a vendor: Binance's files and its API tell of the same trades."""
+"""Whose record of the trades a vendor tells from: Binance's files and its API share one, Alpaca and Tiingo
+each keep their own of the same tape."""
 
 FIRST_DAY = 16_436
 """2015-01-01 as days since the epoch: the first day with bars."""
@@ -31,9 +34,9 @@ OUTAGE_EVERY_DAYS = 90
 
 
 def spellings(vendor: str) -> dict[str, str]:
-    """Return the vendor's spelling of each listed instrument, mapped to the base coin."""
+    """Return the vendor's spelling of each listed instrument, mapped to the market's symbol."""
     return {
-        instrument.vendor_symbols[vendor]: instrument.base
+        instrument.vendor_symbols[vendor]: instrument.symbol
         for market in MARKETS.values()
         for instrument in market.instruments
         if vendor in instrument.vendor_symbols
@@ -113,7 +116,7 @@ VENUE: Mapping[str, Venue] = {
 
 
 def outages(vendor: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the declared outages that touch [start, end): first and last missing minute, unix seconds."""
+    """Return the outages of a vendor of coins that touch [start, end): first and last missing minute, unix seconds."""
     venue = VENUE[VENUES[vendor]]
     if venue.outage_day is None or end <= start:
         return []

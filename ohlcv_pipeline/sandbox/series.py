@@ -25,7 +25,11 @@ Noise = npt.NDArray[np.uint16]
 
 OPEN, HIGH, LOW, CLOSE, VOLUME, COUNT, QUOTE, TAKER, TAKER_QUOTE = range(9)
 """Rows of a block: four prices in ticks, volume in 1e-8 coins, trades, turnover in 1e-8 of the quote
-currency, and the takers' part of volume and turnover. All int64."""
+currency, and the takers' part of volume and turnover. All int64. Shares have the first seven rows, volume
+in shares and turnover in micro-dollars."""
+
+TURNOVERS = slice(QUOTE, None, TAKER_QUOTE - QUOTE)
+"""The rows that are money: prices times volume."""
 
 BLOCK_DAYS = 8
 BLOCK_MINUTES = BLOCK_DAYS * 1440
@@ -38,9 +42,9 @@ SILENCE_SLOT = 12
 most ten minutes, and never crosses midnight."""
 SILENCE_MEAN = 2.0
 
-_NORMAL: Floats = np.array([NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)])
-_HALF: Floats = np.abs(_NORMAL)
-_LOGNORMAL: Floats = np.exp(0.8 * _NORMAL - 0.32)
+NORMAL: Floats = np.array([NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)])
+HALF: Floats = np.abs(NORMAL)
+LOGNORMAL: Floats = np.exp(0.8 * NORMAL - 0.32)
 _HOURS = np.arange(1440) / 60.0
 _SEASON: Floats = 1.0 + 0.45 * np.exp(-(((_HOURS - 14.5) / 3.2) ** 2)) - 0.25 * np.exp(-(((_HOURS - 5.0) / 3.0) ** 2))
 _SEASON /= np.sqrt(np.mean(_SEASON**2))
@@ -50,7 +54,7 @@ _SEASON /= np.sqrt(np.mean(_SEASON**2))
 class Bars:
     """Bars in time order.
 
-    `time` is in unix seconds; `columns` is (9, n) as the names above; a price is
+    `time` is in unix seconds; `columns` is (9, n) as the names above, of shares the first 7; a price is
     `columns[OPEN] / 10**decimals`. A bar without trades has volume 0 and four equal prices.
     """
 
@@ -63,7 +67,7 @@ Rewrite = Callable[[str, str, Ints, Ints], None]
 """Called with venue, coin, the minutes of a block (unix seconds) and its columns, which it may change."""
 
 
-def _raw(size: int, *key: object) -> Noise:
+def raw(size: int, *key: object) -> Noise:
     """Return (size, 4) random 12-bit numbers. Raw Philox output is the same in every numpy release."""
     words = np.random.Philox(key=stable_hash(*key)).random_raw(size)
     quarters: Noise = np.asarray(words, "<u8").view("<u2")
@@ -118,17 +122,7 @@ class Series:
     def _running(self, venue: str, symbol: str, step: int, now: float) -> Ints:
         """Return the bar that contains `now`, as far as it has got; all zero when it is absent so far."""
         minute = int(now // MINUTE)
-        bar = self._slice(venue, symbol, MINUTE, minute, minute + 1)[:, 0].copy()
-        if bar[OPEN] > 0:
-            part = now / MINUTE - minute
-            reach = bar[OPEN] + np.rint((bar[[HIGH, LOW, CLOSE]] - bar[OPEN]) * part).astype(np.int64)
-            bar[[HIGH, LOW, CLOSE]] = reach
-            bar[VOLUME:] = (bar[VOLUME:] * part).astype(np.int64)
-            if bar[VOLUME] == 0:
-                bar[OPEN + 1 : VOLUME] = bar[OPEN]
-                bar[VOLUME:] = 0
-            else:
-                bar[COUNT] = max(bar[COUNT], 1)
+        bar = begun(self._slice(venue, symbol, MINUTE, minute, minute + 1)[:, 0], now / MINUTE - minute)
         if step == MINUTE:
             return bar
         today = self._slice(venue, symbol, MINUTE, int(now // DAY) * 1440, minute)
@@ -164,8 +158,8 @@ class Series:
         market factor, as they do outside.
         """
         profile = coin(symbol)
-        common = _NORMAL[_raw(WALK_DAYS, self.seed, "market")]
-        own = _NORMAL[_raw(WALK_DAYS, self.seed, "walk", symbol)]
+        common = NORMAL[raw(WALK_DAYS, self.seed, "market")]
+        own = NORMAL[raw(WALK_DAYS, self.seed, "walk", symbol)]
         mood, price = 0.0, 0.0
         reversion = 0.85 if profile.stable else 0.99
         moods, prices = np.empty(WALK_DAYS), np.empty(WALK_DAYS)
@@ -188,14 +182,14 @@ class Series:
             raise ValueError(f"the sandbox's series ends {WALK_DAYS} days after 2015-01-01")
         sigma = volatility[at : at + BLOCK_DAYS, None] * _SEASON / np.sqrt(1440.0)
 
-        shared = _raw(BLOCK_MINUTES, self.seed, "path", symbol, index).reshape(*shape, 4)
-        local = _raw(BLOCK_MINUTES, self.seed, "venue", venue, symbol, index).reshape(*shape, 4)
+        shared = raw(BLOCK_MINUTES, self.seed, "path", symbol, index).reshape(*shape, 4)
+        local = raw(BLOCK_MINUTES, self.seed, "venue", venue, symbol, index).reshape(*shape, 4)
         path = np.zeros((BLOCK_DAYS, 1441))
-        np.cumsum(_NORMAL[shared[..., 0]] * sigma, axis=1, out=path[:, 1:])
+        np.cumsum(NORMAL[shared[..., 0]] * sigma, axis=1, out=path[:, 1:])
         opens, closes = walk[at : at + BLOCK_DAYS], walk[at + 1 : at + BLOCK_DAYS + 1]
         path += np.linspace(0.0, 1.0, 1441) * (closes - opens - path[:, -1])[:, None] + opens[:, None]
         # Zero at midnight on both sides, so that a day opens where the one before has closed.
-        path[:, 1:-1] += _NORMAL[local[:, 1:, 0]] * (0.00002 if profile.stable else 0.00006)
+        path[:, 1:-1] += NORMAL[local[:, 1:, 0]] * (0.00002 if profile.stable else 0.00006)
         path += place.premium * (0.1 if profile.stable else 1.0)
 
         scale = 10.0 ** profile.decimals[venue]
@@ -204,11 +198,11 @@ class Series:
         cells: Ints = np.zeros((9, *shape), np.int64)
         begin, finish = ticks[:, :-1], ticks[:, 1:]
         cells[OPEN], cells[CLOSE] = begin, finish
-        cells[HIGH] = np.maximum(begin, finish) * (1.0 + 0.45 * sigma * _HALF[shared[..., 1]])
-        cells[LOW] = np.maximum(np.minimum(begin, finish) * (1.0 - 0.45 * sigma * _HALF[shared[..., 2]]) + 1.0, 1.0)
+        cells[HIGH] = np.maximum(begin, finish) * (1.0 + 0.45 * sigma * HALF[shared[..., 1]])
+        cells[LOW] = np.maximum(np.minimum(begin, finish) * (1.0 - 0.45 * sigma * HALF[shared[..., 2]]) + 1.0, 1.0)
         np.minimum(cells[LOW], np.minimum(cells[OPEN], cells[CLOSE]), out=cells[LOW])
 
-        busy = (0.6 + 0.6 * _HALF[shared[..., 0]]) * _LOGNORMAL[local[..., 1]]
+        busy = (0.6 + 0.6 * HALF[shared[..., 0]]) * LOGNORMAL[local[..., 1]]
         busy *= _SEASON**2 * (volatility[at : at + BLOCK_DAYS, None] / profile.volatility)
         cells[VOLUME] = busy * (profile.volume * place.share * 1e8) + 1000.0
         cells[COUNT] = 1.0 + busy * 40.0 * np.sqrt(place.share)
@@ -239,7 +233,7 @@ class Series:
         near = outage.reshape(-1, SILENCE_SLOT).any(axis=1)
         chosen &= ~(near | np.roll(near, 1) | np.roll(near, -1))
         begin = 1 + draws[:, 1] % 10
-        length = 1 + np.minimum(_HALF[draws[:, 2]] * 1.6, 9.0).astype(np.int64)
+        length = 1 + np.minimum(HALF[draws[:, 2]] * 1.6, 9.0).astype(np.int64)
         place = np.arange(SILENCE_SLOT)
         silent = (place >= begin[:, None]) & (place < np.minimum(begin + length, SILENCE_SLOT - 1)[:, None])
         quiet = np.flatnonzero((silent & chosen[:, None]).reshape(-1))
@@ -250,6 +244,20 @@ class Series:
         close = cells[CLOSE][np.maximum.accumulate(last)[quiet]]
         cells[:, quiet] = 0
         cells[OPEN : CLOSE + 1, quiet] = close
+
+
+def begun(bar: Ints, part: float) -> Ints:
+    """Return a bar (9,) or (7,) as it stands when a part of its minute has passed; absent stays absent."""
+    bar = bar.copy()
+    if bar[OPEN] > 0:
+        bar[[HIGH, LOW, CLOSE]] = bar[OPEN] + np.rint((bar[[HIGH, LOW, CLOSE]] - bar[OPEN]) * part).astype(np.int64)
+        bar[VOLUME:] = (bar[VOLUME:] * part).astype(np.int64)
+        if bar[VOLUME] == 0:
+            bar[OPEN + 1 : VOLUME] = bar[OPEN]
+            bar[VOLUME:] = 0
+        else:
+            bar[COUNT] = max(bar[COUNT], 1)
+    return bar
 
 
 def _roll_up(minutes: Ints) -> Ints:
