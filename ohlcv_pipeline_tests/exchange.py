@@ -23,7 +23,7 @@ def _plain(value: object) -> object:
 
 
 class Exchange:
-    """A handle on a sandbox process. Vendors live below `url`: `/coinbase`, `/kraken`, `/binance`, `/binance_archive`.
+    """A handle on a sandbox process. Vendors live below `url`: `/coinbase`, `/kraken`, `/alpaca` and so on.
 
     Instants go in as aware datetimes or ISO strings with a zone, and come back as `...Z` strings. A request
     that the sandbox refuses raises ValueError with its sentence.

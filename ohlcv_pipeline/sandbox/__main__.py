@@ -21,6 +21,9 @@ paths:
   /kraken/0/public/OHLC?pair=XBTUSD&interval=1
   /binance/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime=...
   /binance_archive/data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2026-11-18.zip[.CHECKSUM]
+  /alpaca/v2/stocks/bars?symbols=AAPL,BRK.B&timeframe=1Min&start=...&end=...
+  /tiingo/tiingo/daily/BRK-B/prices?startDate=2026-11-02&endDate=2026-11-18
+  /tiingo/iex/BRK-B/prices?resampleFreq=1min&startDate=2026-11-18&endDate=2026-11-18
   /admin/health, /admin/faults, /admin/requests, /admin/outages, /admin/limits, /admin/clock
 
 examples:
@@ -55,7 +58,8 @@ def _instant(text: str) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ohlcv_pipeline.sandbox",
-        description="An exchange on loopback: made-up bars in the wire formats of Coinbase, Kraken and Binance.",
+        description="An exchange on loopback: made-up bars in the wire formats of Coinbase, Kraken, Binance, "
+        "Alpaca and Tiingo.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

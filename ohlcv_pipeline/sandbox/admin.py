@@ -14,9 +14,10 @@ import numpy as np
 import orjson
 
 from ohlcv_pipeline.sandbox.faults import KINDS, Fault, FaultError, parse_fault
-from ohlcv_pipeline.sandbox.listing import VENDORS, VENUES, outages
+from ohlcv_pipeline.sandbox.listing import SHARE_VENDORS, VENDORS, VENUES, outages
 from ohlcv_pipeline.sandbox.messages import DAY, MINUTE, Reply, Request, iso, json_reply, parse_instant
 from ohlcv_pipeline.sandbox.series import VOLUME
+from ohlcv_pipeline.sandbox.shares import outages as share_outages
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.sandbox.app import Exchange
@@ -102,7 +103,7 @@ def _check_correction(exchange: Exchange, fault: Fault) -> None:
     if fault.kind != "correction" or fault.start is None:
         return
     step = fault.step or MINUTE
-    bars = exchange.series.bars(
+    bars = exchange.record(fault.vendor).bars(
         VENUES[fault.vendor], fault.symbol, step, fault.start, fault.start + step, fault.start + DAY
     )
     if not np.any(bars.columns[VOLUME] > 0):
@@ -139,7 +140,7 @@ def _outages(exchange: Exchange, request: Request, body: bytes) -> Reply:
     ranges = [
         {"vendor": name, "start": iso(first), "end": iso(last)}
         for name in vendors
-        for first, last in outages(name, bounds[0], bounds[1])
+        for first, last in (share_outages if name in SHARE_VENDORS else outages)(name, bounds[0], bounds[1])
     ]
     return json_reply(200, {"outages": ranges})
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ohlcv_pipeline.sandbox import admin, archive, binance, coinbase, damage, kraken
+from ohlcv_pipeline.sandbox import admin, alpaca, archive, binance, coinbase, damage, kraken, tiingo
 from ohlcv_pipeline.sandbox.clock import Clock
 from ohlcv_pipeline.sandbox.faults import Fault, Faults
 from ohlcv_pipeline.sandbox.journal import DROPPED, Journal
 from ohlcv_pipeline.sandbox.limits import Limits
+from ohlcv_pipeline.sandbox.listing import SHARE_VENDORS
 from ohlcv_pipeline.sandbox.messages import Ask, Reply, Request, json_reply
 from ohlcv_pipeline.sandbox.series import Series
+from ohlcv_pipeline.sandbox.sessions import Tape
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -39,11 +41,12 @@ class Config:
 
 
 class Exchange:
-    """The state of one sandbox: series, clock, limits, faults and journal."""
+    """The state of one sandbox: series of coins and shares, clock, limits, faults and journal."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.series = Series(config.seed)
+        self.tape = Tape(config.seed)
         self.clock = Clock(config.now)
         self.limits = Limits(config.limits)
         self.faults = Faults()
@@ -54,8 +57,13 @@ class Exchange:
         """Let corrections and splits take effect everywhere: minutes, days and files."""
         rule = self.faults.rewrite()
         self.series.rewrite(rule)
+        self.tape.rewrite(rule)
         # Without a rule the files are again those first published.
         self.archive.forget(self.clock.now() if rule else 0.0)
+
+    def record(self, vendor: str) -> Series | Tape:
+        """Return what a vendor tells of: coins that never close, or shares by sessions."""
+        return self.tape if vendor in SHARE_VENDORS else self.series
 
     def parse(self, vendor: str, request: Request) -> Ask:
         """Return what a request asks of a vendor."""
@@ -68,7 +76,9 @@ class Exchange:
         now = self.clock.now()
         if ask.vendor == archive.NAME:
             return self.archive.answer(ask, self.series, now)
-        return _ANSWERS[ask.vendor](ask, self.series, now)
+        if ask.vendor in _OF_SHARES:
+            return _OF_SHARES[ask.vendor](ask, self.tape, now)
+        return _OF_COINS[ask.vendor](ask, self.series, now)
 
     def spoilt(self, ask: Ask, faults: list[Fault]) -> Reply:
         """Return the true answer with the faults in it."""
@@ -96,11 +106,17 @@ _PARSERS: Mapping[str, Callable[[Request, float], Ask]] = {
     kraken.NAME: kraken.parse,
     binance.NAME: binance.parse,
     archive.NAME: archive.parse,
+    alpaca.NAME: alpaca.parse,
+    tiingo.NAME: tiingo.parse,
 }
-_ANSWERS: Mapping[str, Callable[[Ask, Series, float], Reply]] = {
+_OF_COINS: Mapping[str, Callable[[Ask, Series, float], Reply]] = {
     coinbase.NAME: coinbase.answer,
     kraken.NAME: kraken.answer,
     binance.NAME: binance.answer,
+}
+_OF_SHARES: Mapping[str, Callable[[Ask, Tape, float], Reply]] = {
+    alpaca.NAME: alpaca.answer,
+    tiingo.NAME: tiingo.answer,
 }
 
 
@@ -156,9 +172,9 @@ async def _serve(exchange: Exchange, vendor: str, request: Request, target: str,
     if reply is None:
         spoiling = [fault for fault in faults if fault.kind in damage.SPOILING]
         reply = exchange.spoilt(ask, spoiling) if spoiling else exchange.answer(ask)
-    if vendor == binance.NAME:
-        used = (b"x-mbx-used-weight-1m", b"%d" % exchange.limits.used_weight())
-        reply = Reply(reply.status, reply.body, reply.content_type, (*reply.headers, used))
+    if told := exchange.limits.headers(vendor, now):
+        # A fault that tells of a limit itself is believed.
+        reply = replace(reply, headers=tuple({**dict(told), **dict(reply.headers)}.items()))
     exchange.journal.note(now, vendor, target, reply.status)
     if cut is None:
         await _send(exchange, reply, send)

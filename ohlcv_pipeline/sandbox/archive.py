@@ -57,7 +57,7 @@ def parse(request: Request, now: float) -> Ask:
     etag = request.headers.get(b"if-none-match", b"").decode("latin-1").strip()
     form = " ".join(filter(None, [found["name"], "sum" if found["checksum"] else "zip", etag]))
     refusal = NOT_FOUND if appears > now else None
-    return Ask(NAME, SYMBOLS[found["symbol"]], _STEPS[found["interval"]], start, end, form=form, refusal=refusal)
+    return Ask(NAME, (SYMBOLS[found["symbol"]],), _STEPS[found["interval"]], start, end, form=form, refusal=refusal)
 
 
 def _published(end: int, *, monthly: bool) -> int:

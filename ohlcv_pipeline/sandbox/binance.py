@@ -79,7 +79,7 @@ def parse(request: Request, now: float) -> Ask:
     end = min(end, int(now)) // step * step + step
     start = _seconds(query["startTime"], round_up=True) if "startTime" in query else end - limit * step
     start = -(-start // step) * step
-    return Ask(NAME, SYMBOLS[query["symbol"]], step, start, max(start, end), weight=2, form=f"{form} {limit}")
+    return Ask(NAME, (SYMBOLS[query["symbol"]],), step, start, max(start, end), weight=2, form=f"{form} {limit}")
 
 
 def _seconds(text: str, *, round_up: bool) -> int:

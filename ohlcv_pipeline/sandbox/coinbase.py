@@ -38,9 +38,9 @@ def parse(request: Request, now: float) -> Ask:
     symbol = PRODUCTS[parts[2]]
     granularity = request.query.get("granularity", "60")
     if granularity not in _GRANULARITIES:
-        return _refuse(400, "Unsupported granularity", symbol=symbol)
+        return _refuse(400, "Unsupported granularity", symbols=(symbol,))
     if granularity not in _STEPS:
-        return _refuse(400, "The sandbox keeps bars of 60 and 86400 seconds only", symbol=symbol)
+        return _refuse(400, "The sandbox keeps bars of 60 and 86400 seconds only", symbols=(symbol,))
     step = _STEPS[granularity]
     newest = int(now) // step * step
     start, end = newest - (MAX_BUCKETS - 1) * step, newest
@@ -48,19 +48,19 @@ def parse(request: Request, now: float) -> Ask:
         bounds = [parse_instant(request.query[name]) for name in ("start", "end")]
         for name, bound in zip(("start", "end"), bounds, strict=True):
             if bound is None:
-                return _refuse(400, f"{name} must be a valid ISO8601 date or unix timestamp", symbol=symbol)
+                return _refuse(400, f"{name} must be a valid ISO8601 date or unix timestamp", symbols=(symbol,))
         start, end = (bound or 0 for bound in bounds)
         if start > end:
-            return _refuse(400, "end must be after start", symbol=symbol)
+            return _refuse(400, "end must be after start", symbols=(symbol,))
         start, end = -(-start // step) * step, end // step * step
         if (end - start) // step + 1 > MAX_BUCKETS:
             return _refuse(
                 400,
                 "granularity too small for the requested time range. "
                 f"Count of aggregations requested exceeds {MAX_BUCKETS}",
-                symbol=symbol,
+                symbols=(symbol,),
             )
-    return Ask(NAME, symbol, step, start, end + step)
+    return Ask(NAME, (symbol,), step, start, end + step)
 
 
 def answer(ask: Ask, series: Series, now: float) -> Reply:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ohlcv_pipeline.sandbox.listing import VENDORS, VENUES, spellings
+from ohlcv_pipeline.sandbox.listing import SHARE_VENDORS, VENDORS, VENUES, spellings
 from ohlcv_pipeline.sandbox.messages import DAY, MINUTE, Ask
-from ohlcv_pipeline.sandbox.series import CLOSE, HIGH, LOW, OPEN, QUOTE, TAKER_QUOTE, Ints, Rewrite
+from ohlcv_pipeline.sandbox.series import CLOSE, HIGH, LOW, OPEN, QUOTE, TURNOVERS, Ints, Rewrite
 
 DEFECTS = (
     "high_below_low", "negative_low", "close_above_high", "nan", "negative_volume", "spike_x100",
@@ -49,14 +49,16 @@ class Kind:
 
 
 _FACTOR = {"factor": (_number(1e-6, 1e6), "a positive number")}
-_APIS = ("coinbase", "kraken", "binance")
 
 KINDS: Mapping[str, Kind] = {
     "outage": Kind({"status": (_number(500, 526), "a status from 500 to 526")}),
     "latency": Kind({"seconds": (_number(0, 600), "seconds from 0 to 600")}, ("seconds",)),
     "drop": Kind({"mid_body": (_boolean, "true or false")}),
     "rate_limit": Kind(
-        {"retry_after": (lambda value: isinstance(value, str | int | float), "a number or a string, sent as it is")}
+        {
+            "retry_after": (lambda value: isinstance(value, str | int | float), "a number or a string, sent as it is"),
+            "reset": (_number(0, 86_400), "seconds from 0 to 86400"),
+        }
     ),
     "ban": Kind({"seconds": (_number(0, 1e6), "seconds")}, vendors=("binance",)),
     "truncated": Kind({"mismatch": (_boolean, "true (Content-Length of the whole body) or false")}),
@@ -76,9 +78,14 @@ KINDS: Mapping[str, Kind] = {
     "corrupt_zip": Kind({}, vendors=("binance_archive",)),
     "not_yet": Kind({}, vendors=("binance_archive",)),
     "bad_gzip": Kind({}),
-    "wrong_pair": Kind({}, vendors=("kraken",)),
+    "wrong_pair": Kind({}, vendors=("kraken", "alpaca")),
     "extra_field": Kind({}),
     "missing_field": Kind({}),
+    "renamed_field": Kind({}, vendors=SHARE_VENDORS),
+    "stale": Kind({}, ("start", "end")),
+    "repeated_token": Kind({}, vendors=("alpaca",)),
+    "wrong_currency": Kind({}, vendors=("alpaca",)),
+    "recent_sip": Kind({}, vendors=("alpaca",)),
 }
 
 _COMMON = ("kind", "vendor", "symbol", "interval", "start", "end", "times")
@@ -110,7 +117,7 @@ class Fault:
         """Whether a request is one that this fault is about."""
         if self.vendor != ask.vendor or KINDS[self.kind].lasting:
             return False
-        if (self.symbol and self.symbol != ask.symbol) or (self.step and self.step != ask.step):
+        if (self.symbol and self.symbol not in ask.symbols) or (self.step and self.step != ask.step):
             return False
         if self.start is None and self.end is None:
             return True
@@ -184,20 +191,18 @@ def _rule(lasting: list[Fault]) -> Rewrite:
                     continue
                 traded = part & (cells[OPEN] > 0)
                 cells[: CLOSE + 1, traded] = np.maximum(np.rint(cells[: CLOSE + 1, traded] * factor), 1)
-                for name in (QUOTE, TAKER_QUOTE):
-                    cells[name, part] = cells[name, part] * factor
-            elif fault.start is not None and time[0] <= fault.start <= time[-1]:
-                _correct(fault, cells, (fault.start - int(time[0])) // MINUTE, factor)
+                cells[TURNOVERS, part] = cells[TURNOVERS, part] * factor
+            elif fault.start is not None:
+                # A day is made of its minutes: its close is that of the last one with a trade.
+                bounds = np.searchsorted(time, [fault.start, fault.start + (fault.step or MINUTE)])
+                traded = np.flatnonzero(cells[QUOTE, slice(*bounds.tolist())])
+                if len(traded):
+                    _correct(cells, int(bounds[0] + traded[-1]), factor)
 
     return rewrite
 
 
-def _correct(fault: Fault, cells: Ints, at: int, factor: float) -> None:
-    if fault.step == DAY:
-        # A day is made of its minutes: its close is that of the last one with a trade.
-        at += int(np.flatnonzero(cells[QUOTE, at : at + 1440])[-1])
-    if cells[QUOTE, at] == 0:
-        return
+def _correct(cells: Ints, at: int, factor: float) -> None:
     cells[CLOSE, at] = max(round(cells[CLOSE, at] * factor), 1)
     cells[HIGH, at] = max(cells[HIGH, at], cells[CLOSE, at])
     cells[LOW, at] = min(cells[LOW, at], cells[CLOSE, at])

@@ -48,11 +48,11 @@ def parse(request: Request, now: float) -> Ask:
     since = query.get("since", "0")
     interval = query.get("interval", "1")
     if interval not in _STEPS or not since.isdecimal():
-        return Ask(NAME, symbol, refusal=error("EGeneral:Invalid arguments"))
+        return Ask(NAME, (symbol,), refusal=error("EGeneral:Invalid arguments"))
     step = _STEPS[interval]
     running = int(now) // step * step
     start = max(running - CLOSED_BARS * step, (int(since) // step + 1) * step)
-    return Ask(NAME, symbol, step, start, max(start, running + step), form=KEYS[pair])
+    return Ask(NAME, (symbol,), step, start, max(start, running + step), form=KEYS[pair])
 
 
 def answer(ask: Ask, series: Series, now: float) -> Reply:

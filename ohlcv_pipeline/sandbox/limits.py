@@ -10,14 +10,17 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from ohlcv_pipeline.sandbox.alpaca import error as alpaca_error
 from ohlcv_pipeline.sandbox.binance import WEIGHT_PER_MINUTE
 from ohlcv_pipeline.sandbox.binance import error as binance_error
 from ohlcv_pipeline.sandbox.kraken import error as kraken_error
-from ohlcv_pipeline.sandbox.messages import Ask, Reply, json_reply
+from ohlcv_pipeline.sandbox.messages import MINUTE, Ask, Headers, Reply, json_reply
+from ohlcv_pipeline.sandbox.tiingo import error as tiingo_error
 
 STRIKES = 10
 """So many requests into a closed Binance gate turn 429 into a ban."""
 BAN_SECONDS = 120.0
+HOURLY_QUOTA = "You have run over your hourly request allocation."
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Limits:
             "coinbase": Gate(10.0, 15.0, enabled),
             "kraken": Gate(1.0, 5.0, enabled),
             "binance": Gate(WEIGHT_PER_MINUTE / 60.0, float(WEIGHT_PER_MINUTE), enabled),
+            "alpaca": Gate(200 / 60.0, 200.0, enabled),
+            "tiingo": Gate(50 / 3600.0, 50.0, enabled),
         }
 
     def refusal(self, ask: Ask, now: float) -> Reply | None:
@@ -71,14 +76,18 @@ class Limits:
             return self._binance(gate, ask.weight, now)
         if not gate.take(ask.weight):
             return None
-        if ask.vendor == "kraken":
-            return kraken_error("EGeneral:Too many requests")
-        return json_reply(429, {"message": "Public rate limit exceeded"})
+        return too_many(ask.vendor)
 
-    def used_weight(self) -> int:
-        """Return the value of `X-MBX-USED-WEIGHT-1M`."""
-        gate = self.gates["binance"]
-        return round(gate.burst - gate.tokens)
+    def headers(self, vendor: str, now: float) -> Headers:
+        """Return what a vendor tells of its limit in every answer."""
+        gate = self.gates.get(vendor)
+        if gate is not None and vendor == "binance":
+            return ((b"x-mbx-used-weight-1m", b"%d" % round(gate.burst - gate.tokens)),)
+        if gate is not None and vendor == "alpaca":
+            # With a token left, the next whole minute, as outside; without, when there is one again.
+            wait = MINUTE - now % MINUTE if gate.tokens >= 1 else (1 - gate.tokens) / gate.rate
+            return rate_headers(int(gate.burst), int(gate.tokens), now + wait)
+        return ()
 
     @staticmethod
     def _binance(gate: Gate, weight: int, now: float) -> Reply | None:
@@ -93,6 +102,27 @@ class Limits:
             gate.strikes, left = 0, BAN_SECONDS
             gate.banned_until = time.monotonic() + left
         return banned(left, now)
+
+
+def too_many(vendor: str) -> Reply:
+    """Return a vendor's answer to one request too many, without headers."""
+    match vendor:
+        case "kraken":
+            return kraken_error("EGeneral:Too many requests")
+        case "alpaca":
+            return alpaca_error(429, "too many requests.")
+        case "tiingo":
+            return tiingo_error(429, f"Error: {HOURLY_QUOTA}")
+    return json_reply(429, {"message": "Public rate limit exceeded"})
+
+
+def rate_headers(limit: int, remaining: int, reset: float) -> Headers:
+    """Return Alpaca's headers of its limit; `reset` in unix seconds."""
+    return (
+        (b"x-ratelimit-limit", b"%d" % limit),
+        (b"x-ratelimit-remaining", b"%d" % remaining),
+        (b"x-ratelimit-reset", b"%d" % math.ceil(reset)),
+    )
 
 
 def over_weight(retry_after: int, limit: int) -> Reply:

@@ -45,19 +45,25 @@ class Reply:
 class Ask:
     """A parsed request.
 
-    `symbol` is the base coin ("BTC"), `step` 60 or 86400, and [`start`, `end`) the bucket starts asked
-    for in unix seconds. A request for no bars (a time probe) leaves all four empty. `refusal` is the
-    vendor's answer to a request that it does not understand. `form` is the vendor module's own note.
+    `symbols` are those of the market ("BTC", "BRK.B"), `step` 60 or 86400, and [`start`, `end`) the bucket
+    starts asked for in unix seconds; the bucket of a session's day is 00:00Z of its date. A request for no
+    bars (a time probe) leaves all four empty. `refusal` is the vendor's answer to a request that it does not
+    understand. `form` is the vendor module's own note.
     """
 
     vendor: str
-    symbol: str = ""
+    symbols: tuple[str, ...] = ()
     step: int = 0
     start: int = 0
     end: int = 0
     weight: int = 1
     form: str = ""
     refusal: Reply | None = None
+
+    @property
+    def symbol(self) -> str:
+        """The symbol of a request about one; empty for a request for no bars."""
+        return self.symbols[0] if self.symbols else ""
 
 
 def json_reply(status: int, value: object, headers: Headers = ()) -> Reply:

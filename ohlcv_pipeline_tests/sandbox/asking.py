@@ -11,6 +11,8 @@ import httpx
 
 from ohlcv_pipeline_tests.exchange import Exchange
 
+TIINGO_HEADERS = {"Authorization": "Token secret"}
+
 
 def at(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
@@ -33,6 +35,24 @@ def archived(exchange: Exchange, name: str, suffix: str = "", **options: Any) ->
     span = "daily" if len(day) == 3 else "monthly"
     return exchange.http.get(
         f"/binance_archive/data/spot/{span}/klines/{symbol}/{interval}/{name}.zip{suffix}", **options
+    )
+
+
+def stocks(exchange: Exchange, symbols: str = "AAPL", timeframe: str = "1Min", **query: Any) -> httpx.Response:
+    return exchange.http.get(
+        "/alpaca/v2/stocks/bars",
+        params={"symbols": symbols, "timeframe": timeframe, **query},
+        headers={"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"},
+    )
+
+
+def daily(exchange: Exchange, ticker: str = "AAPL", **query: Any) -> httpx.Response:
+    return exchange.http.get(f"/tiingo/tiingo/daily/{ticker}/prices", params=query, headers=TIINGO_HEADERS)
+
+
+def iex(exchange: Exchange, ticker: str = "AAPL", **query: Any) -> httpx.Response:
+    return exchange.http.get(
+        f"/tiingo/iex/{ticker}/prices", params={"resampleFreq": "1min", **query}, headers=TIINGO_HEADERS
     )
 
 

@@ -21,5 +21,5 @@ def exchange(process: Exchange) -> Iterator[Exchange]:
     process.clear()
     process.clock(NOW)
     process.reset_requests()
-    for vendor in ("coinbase", "kraken", "binance"):
+    for vendor in ("coinbase", "kraken", "binance", "alpaca", "tiingo"):
         process.limits(vendor, enabled=False)

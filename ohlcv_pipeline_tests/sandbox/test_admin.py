@@ -114,7 +114,7 @@ def test_journal_counts_by_vendor_and_status_and_forgets_on_demand(exchange: Exc
 
 def test_outages_name_vendor_and_inclusive_minutes(exchange: Exchange) -> None:
     found = exchange.outages(None, "2026-08-23T00:00:00Z", "2026-11-21T00:00:00Z")
-    assert {outage["vendor"] for outage in found} == {"coinbase", "binance", "binance_archive"}
+    assert {outage["vendor"] for outage in found} == {"coinbase", "binance", "binance_archive", "alpaca"}
     for outage in found:
         assert at(outage["end"].removesuffix("Z")) - at(outage["start"].removesuffix("Z")) == 44 * 60
 
