@@ -50,8 +50,8 @@ BEFORE = (95, 38, 11, 2)
 AFTER = (0, 1, 24, 77)
 """Bars outside the session: minutes before its open, and after its close, where the first holds the print
 of the closing auction. Vendors that tell of them tell the same few every session."""
-AUCTION = 20
-"""The closing auction has as much volume as so many quiet minutes."""
+AUCTION = 5
+"""The closing auction has as much volume as so many last minutes of the session."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +258,9 @@ class Tape:
 
     def _extend(self, time: Ints, cells: Ints, opens: Ints, closes: Ints, symbol: str, index: int) -> _Block:
         """Return minutes in session together with the few before and after, near the first and last price."""
-        noise = raw(BLOCK_SESSIONS * 8, self.seed, "outside", symbol, index)[: len(opens) * 8].astype(np.int64)
         early, late = len(BEFORE), len(AFTER)
+        size = early + late
+        noise = raw(BLOCK_SESSIONS * size, self.seed, "outside", symbol, index)[: len(opens) * size].astype(np.int64)
         times = np.concatenate(
             [opens[:, None] - MINUTE * np.array(BEFORE), closes[:, None] + MINUTE * np.array(AFTER)], axis=1
         )
@@ -272,8 +273,8 @@ class Tape:
         outside[HIGH] = np.maximum(outside[OPEN], outside[CLOSE]) + noise[:, 2] % 3
         outside[LOW] = np.minimum(outside[OPEN], outside[CLOSE]) - noise[:, 2] % 2
         quiet = 100 + cells[VOLUME, lasts] // 50
-        outside[VOLUME] = np.repeat(quiet, early + late) * (1 + noise[:, 3] % 8)
-        outside[VOLUME, early :: early + late] = quiet * 50 * AUCTION
+        outside[VOLUME] = np.repeat(quiet, size) * (1 + noise[:, 3] % 8)
+        outside[VOLUME, early::size] = cells[VOLUME, lasts] * AUCTION
         outside[COUNT] = 1 + outside[VOLUME] // 200
         outside[QUOTE] = outside[VOLUME] * _mean(outside, noise[:, 0])
 

@@ -26,7 +26,7 @@ _WITH_OUTAGES = "alpaca"
 
 
 @dataclass(frozen=True)
-class Sessions:
+class Timetable:
     """The sessions from 2015 on: label (00:00Z of the date), open and close, all (n,) unix seconds."""
 
     labels: Micros
@@ -40,13 +40,13 @@ class Sessions:
 
 
 @lru_cache(maxsize=1)
-def timetable() -> Sessions:
+def timetable() -> Timetable:
     """Return the sessions of the market whose vendors are imitated here."""
     home = next(market for market in MARKETS.values() if SHARE_VENDORS[0] in market.vendors)
     calendar = home.calendar
     known = slice(int(np.searchsorted(calendar.labels, FIRST_DAY * DAY * 1_000_000)), None)
     seconds = (times[known] // 1_000_000 for times in (calendar.labels, calendar.opens, calendar.closes))
-    return Sessions(*seconds)
+    return Timetable(*seconds)
 
 
 @dataclass(frozen=True)
