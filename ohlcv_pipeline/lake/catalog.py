@@ -5,13 +5,12 @@ Extensions are loaded from the installed packages, never downloaded. Tables are 
 
 from __future__ import annotations
 
-import fcntl
 import importlib.resources
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -76,36 +75,6 @@ class Catalog:
                 self._root.close()
                 self._root = None
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Keep maintenance away while something is read; readers do not wait for each other.
-
-        While DuckLake 1.0 flushes or merges, readers may see rows twice or not at all (duckdb/ducklake#650, #1413).
-        Whoever waits to be alone goes before readers that come later.
-        """
-        with ExitStack() as held:
-            with self.locked("gate", fcntl.LOCK_SH):
-                held.enter_context(self.locked("readers", fcntl.LOCK_SH))
-            yield
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody reads, and let nobody begin to."""
-        with self.locked("gate", fcntl.LOCK_EX), self.locked("readers", fcntl.LOCK_EX):
-            yield
-
-    @contextmanager
-    def locked(self, name: str, mode: int) -> Iterator[None]:
-        """Hold a lock of this machine, shared or exclusive, beside a SQLite catalog; a server's has none."""
-        path = self.sqlite_path
-        if path is None:
-            yield
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, mode)
-            yield
-
     def _attach(self) -> duckdb.DuckDBPyConnection:
         backend = self.catalog.split(":", 1)[0]
         if self.sqlite_path is not None:
@@ -117,6 +86,9 @@ class Catalog:
         options = f"DATA_PATH '{self.data}'"
         if backend == "sqlite":
             options += f", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS}"
+            # Else each scan of a table has a SQLite connection and an instant of its own, but ends at the last row id
+            # its transaction knew: a row that DuckLake replaces in between, as that of a file's marks, is not seen.
+            connection.execute("SET GLOBAL sqlite_disable_multithreaded_scans = true")
 
         def attach() -> None:
             connection.execute(f"ATTACH IF NOT EXISTS 'ducklake:{self.catalog}' AS lake ({options})")

@@ -54,9 +54,8 @@ def maintain(
         connection = store.catalog.cursor()
         try:
             files_before = len(data_files(connection))
-            with store.catalog.alone():
-                flushed = retry_conflicts(lambda: _flush(connection))
-                _compact(connection)
+            flushed = retry_conflicts(lambda: _flush(connection))
+            _compact(connection)
             files_after = len(data_files(connection))
         finally:
             connection.close()
@@ -64,7 +63,7 @@ def maintain(
     if after != before:
         raise LakeError(f"maintenance changed what is stored ({before[:12]} became {after[:12]}); nothing was deleted")
     store.writer.seal(now)
-    with store.writer.turn(), store.catalog.alone():
+    with store.writer.turn():
         expired, deleted = _expire(store.catalog, now - keep_snapshots)
     return Maintenance(
         files_before=files_before,

@@ -46,8 +46,7 @@ class Reader:
         try:
             for name, view in (views or {}).items():
                 connection.register(name, view)
-            with self.catalog.reading():
-                return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
+            return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
         except duckdb.Error as error:
             raise LakeError(f"the lake cannot be read: {error}") from error
         finally:
@@ -81,10 +80,10 @@ class Reader:
             raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
         connection = self.catalog.cursor()
         try:
-            if self._plan[0] != newest_snapshot(connection):
-                with self.catalog.reading():
-                    snapshot = newest_snapshot(connection)
-                    self._plan = snapshot, retry_conflicts(lambda: data_files(connection, snapshot))
+            snapshot = newest_snapshot(connection)
+            if self._plan[0] != snapshot:
+                # The files may already be those of a newer snapshot; the next call then asks for them once more.
+                self._plan = snapshot, retry_conflicts(lambda: data_files(connection))
             return self._plan[1]
         except duckdb.Error as error:
             raise LakeError(f"the lake cannot be read: {error}") from error

@@ -159,47 +159,46 @@ class DataFile:
     marks: str | None
 
 
-_FILES = """
+CATALOG = "__ducklake_metadata_lake"
+"""The name DuckDB gives to the catalog of `lake`, by which its own tables can be read."""
+
+_FILES = f"""
 WITH home AS (
     SELECT t.table_id, 'lake."' || s.schema_name || '".' || t.table_name AS name,
         CASE WHEN s.path_is_relative THEN m.value || s.path ELSE s.path END AS schema_path, t.path, t.path_is_relative
-    FROM {meta}.ducklake_table t
-    JOIN {meta}.ducklake_schema s ON s.schema_id = t.schema_id AND {s}
-    JOIN {meta}.ducklake_metadata m ON m.key = 'data_path'
-    WHERE {t}
+    FROM {CATALOG}.ducklake_table t
+    JOIN {CATALOG}.ducklake_schema s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+    JOIN {CATALOG}.ducklake_metadata m ON m.key = 'data_path'
+    WHERE t.end_snapshot IS NULL
 )
 SELECT h.name, CASE WHEN h.path_is_relative THEN h.schema_path || h.path ELSE h.path END AS folder,
     f.path, f.path_is_relative, d.path, d.path_is_relative,
     epoch_us(v.min_value::TIMESTAMPTZ), epoch_us(v.max_value::TIMESTAMPTZ)
-FROM {meta}.ducklake_data_file f
+FROM {CATALOG}.ducklake_data_file f
 JOIN home h ON h.table_id = f.table_id
-LEFT JOIN {meta}.ducklake_column k ON k.table_id = f.table_id AND k.column_name = 'bucket_start' AND {k}
-LEFT JOIN {meta}.ducklake_file_column_stats v ON v.data_file_id = f.data_file_id AND v.column_id = k.column_id
-LEFT JOIN {meta}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND {d}
-WHERE {f}
+LEFT JOIN {CATALOG}.ducklake_column k
+    ON k.table_id = f.table_id AND k.column_name = 'bucket_start' AND k.end_snapshot IS NULL
+LEFT JOIN {CATALOG}.ducklake_file_column_stats v
+    ON v.data_file_id = f.data_file_id AND v.column_id = k.column_id
+LEFT JOIN {CATALOG}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND d.end_snapshot IS NULL
+WHERE f.end_snapshot IS NULL
 """
 
 
 def newest_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the number of the newest snapshot."""
-    newest = "SELECT max(snapshot_id) FROM __ducklake_metadata_lake.ducklake_snapshot"
-    ((snapshot,),) = connection.execute(newest).fetchall()
+    ((snapshot,),) = connection.execute(f"SELECT max(snapshot_id) FROM {CATALOG}.ducklake_snapshot").fetchall()
     return int(snapshot)
 
 
-def data_files(connection: duckdb.DuckDBPyConnection, snapshot: int | None = None) -> list[DataFile]:
-    """Return the files that a snapshot, by default the newest, consists of, by table and time.
+def data_files(connection: duckdb.DuckDBPyConnection) -> list[DataFile]:
+    """Return the files that the newest snapshot consists of, by table and time.
 
     Read from the catalog as the DuckLake 1.0 specification lays it out: a path may be relative to its
-    table's, its schema's and the lake's own.
+    table's, its schema's and the lake's own. One statement, so that the catalog is read at one instant: maintenance
+    rewrites what the catalog says of older snapshots.
     """
-    at = newest_snapshot(connection) if snapshot is None else snapshot
-    # DuckDB reads each of a SQLite catalog's tables at an instant of its own: only the snapshot's number holds still.
-    valid = {
-        alias: f"{alias}.begin_snapshot <= {at} AND ({alias}.end_snapshot IS NULL OR {alias}.end_snapshot > {at})"
-        for alias in "stkdf"
-    }
-    rows = connection.execute(_FILES.format(meta="__ducklake_metadata_lake", **valid)).fetchall()
+    rows = connection.execute(_FILES).fetchall()
     files = [
         DataFile(
             table=name,

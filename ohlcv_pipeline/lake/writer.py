@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from ohlcv_pipeline.lake.raw import RawObject, RawStore
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
     BAR_REVISIONS,
+    CATALOG,
     FILE_SEALS,
     MANIFEST,
     QUARANTINE,
@@ -32,6 +33,11 @@ from ohlcv_pipeline.lake.tables import (
     data_files,
 )
 from ohlcv_pipeline.markets import Interval
+
+_SERVER_TURN = f"""
+FROM postgres_query('{CATALOG}', $$SELECT pg_advisory_xact_lock(hashtext('ohlcv_pipeline writer'))::text$$)
+"""
+"""Held until the transaction ends, also by the death of its process."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,19 @@ class Writer:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for one's turn on this machine. A SQLite catalog admits one writer; queueing beats colliding."""
-        with self.catalog.locked("writer", fcntl.LOCK_EX):
-            yield
+        """Wait for one's turn: a file's lock beside a SQLite catalog, a lock of the server with Postgres.
+
+        Queueing beats colliding, and maintenance must know that whatever changes meanwhile is its own doing.
+        """
+        path = self.catalog.sqlite_path
+        if path is not None:
+            with path.with_name("writer.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        else:
+            with closing(self.catalog.cursor()) as connection, transaction(connection):
+                connection.execute(_SERVER_TURN)
+                yield
 
     def seal(self, now: datetime) -> int:
         """Record size and SHA-256 of the lake's files that have no seal yet; return how many.

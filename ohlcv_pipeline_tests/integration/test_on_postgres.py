@@ -6,12 +6,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from uuid import uuid4
 
 import psycopg2
 import pytest
 
 from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.lake.catalog import transaction
+from ohlcv_pipeline.lake.store import open_store
+from ohlcv_pipeline.lake.tables import data_files, newest_snapshot
 from ohlcv_pipeline.ledger.outcomes import recent
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.exchange import Exchange
@@ -79,18 +83,60 @@ def test_maintenance_leaves_every_bar(on_postgres: Installation) -> None:
     assert on_postgres.job("verify_lake").success
 
 
+def test_a_transaction_reads_the_catalog_at_one_instant(on_postgres: Installation) -> None:
+    on_postgres.materialise(DAYS[0], symbols=["BTC"])
+    connection = on_postgres.platform.store.catalog.cursor()
+    with transaction(connection):
+        before = newest_snapshot(connection), data_files(connection)
+        on_postgres.materialise(DAYS[0], symbols=["ETH"])
+        assert on_postgres.job("lake_maintenance").success
+        assert (newest_snapshot(connection), data_files(connection)) == before
+    assert newest_snapshot(connection) > before[0]
+    assert data_files(connection) != before[1]
+    connection.close()
+
+
+def test_writers_take_turns(on_postgres: Installation) -> None:
+    stores = [
+        open_store(on_postgres.settings.lake_catalog, on_postgres.settings.data_path, on_postgres.settings.raw_path)
+        for _ in range(2)
+    ]
+    order: list[str] = []
+
+    def second() -> None:
+        with stores[1].writer.turn():
+            order.append("second")
+
+    waiting = "SELECT count(*) AS n FROM postgres_query('__ducklake_metadata_lake', $$"
+    waiting += "SELECT * FROM pg_locks WHERE locktype = 'advisory' AND NOT granted$$)"
+    with stores[0].writer.turn():
+        thread = Thread(target=second)
+        thread.start()
+        while on_postgres.query(waiting) != [{"n": 1}]:
+            assert thread.is_alive()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    for store in stores:
+        store.catalog.close()
+
+
 PUBLISH = """
 import asyncio, sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from ohlcv_pipeline.bars.ingest import ingest
 from ohlcv_pipeline.bars.planning import Order
+from ohlcv_pipeline.lake.writer import Writer
 from ohlcv_pipeline.markets import Interval, market
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.settings import Settings
 
 home, url, catalog, ledger, run_id, *days = sys.argv[1:]
 platform = Platform(Settings(_env_file=None, home=Path(home), sandbox_url=url, lake_catalog=catalog, ledger_url=ledger))
+# Without their queue, as if one could not rely on it.
+Writer.turn = lambda self: nullcontext()
 crypto = market("crypto")
 order = Order(crypto, Interval.MINUTE, [crypto.instrument("BTC"), crypto.instrument("ETH")], days, run_id)
 

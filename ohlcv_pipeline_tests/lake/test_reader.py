@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ohlcv_pipeline.bars.verify import verify_files
-from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.catalog import LakeError, transaction
 from ohlcv_pipeline.lake.store import Store, open_store
+from ohlcv_pipeline.lake.tables import data_files, newest_snapshot
 from ohlcv_pipeline_tests.bars.vendor import (
     BTC,
     CRYPTO,
@@ -114,6 +115,22 @@ def test_a_lost_file_is_an_error_and_no_empty_answer(store: Store) -> None:
     with pytest.raises(LakeError, match="cannot be read"):
         btc(store)
     assert verify_files(store.reader).damaged_files == [file.path]
+
+
+def test_a_transaction_reads_the_catalog_at_one_instant(store: Store) -> None:
+    """Also where a row of it is replaced meanwhile: marks that grow are a new file in place of the old one."""
+    fill(store, DAYS, [Vendor()], NOW)
+    change(store, "DELETE FROM lake.crypto.ohlcv_minute WHERE minute(bucket_start) = 1")
+    other = open_store(store.catalog.catalog, store.catalog.data, store.raw.path)
+    connection = other.catalog.cursor()
+    with transaction(connection):
+        snapshot, files = newest_snapshot(connection), data_files(connection)
+        change(store, "DELETE FROM lake.crypto.ohlcv_minute WHERE minute(bucket_start) = 2")
+        publish_one(store, offer(step("2025-11-18", 9), NOW), NOW, ["2025-11-18"])
+        assert (newest_snapshot(connection), data_files(connection)) == (snapshot, files)
+    (marked,) = [file for file in data_files(connection) if file.marks and file.table.endswith("ohlcv_minute")]
+    assert marked not in files
+    other.catalog.close()
 
 
 def test_rows_marked_as_deleted_are_not_read(store: Store) -> None:
