@@ -31,7 +31,10 @@ BATCHES_AHEAD = 1
 
 @dataclass
 class Outcome:
-    """What a run did. `failures` names the symbols that could not be accounted for, and why."""
+    """What a run did. `failures` names the symbols that could not be accounted for, and why.
+
+    `drift` says what is new about the vendors' formats; nothing was lost by it.
+    """
 
     cells: int = 0
     rows: int = 0
@@ -41,6 +44,7 @@ class Outcome:
     served: Counter[str] = field(default_factory=Counter)
     failures: dict[str, VendorError] = field(default_factory=dict)
     shifted: list[str] = field(default_factory=list)
+    drift: set[str] = field(default_factory=set)
 
     @property
     def failed(self) -> dict[str, str]:
@@ -137,6 +141,7 @@ async def _commit(
         offers.append(offer)
         for page in got.pages:
             outcome.served[page.fetch.vendor] += len(page.bars)
+            outcome.drift.update(page.drift)
             answers |= {answer.id: _raw(answer) for answer in page.answers}
         answers |= {answer.id: _raw(answer, note="malformed") for answer in got.rejected}
         if got.failures and len(quest.missing(got.pages)):

@@ -200,7 +200,12 @@ class Quest:
 
     def no_trades(self, pages: Sequence[Page]) -> Micros:
         """Return the buckets that a vendor which omits empty ones has shown to be without trades."""
-        answered = [common(page.buckets, self.calendar) for page in pages if page.fetch.vendor in self.omitting]
+        answered = [
+            common(buckets, self.calendar)
+            for page in pages
+            if page.fetch.vendor in self.omitting
+            for buckets in page.answered
+        ]
         return without_trades(self.calendar, answered, self.interval)
 
 

@@ -77,12 +77,18 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Page:
-    """What one fetch delivered: bars in the vendor's order, rejects, and the raw answers."""
+    """What one fetch delivered: bars in the vendor's order, rejects, and the raw answers.
+
+    `drift` says what is new about the vendor's format. `seams` are the buckets with which the second answer and
+    those after it begin, where the vendor cut a fetch into several.
+    """
 
     fetch: Fetch
     bars: BarColumns
     rejects: tuple[Reject, ...]
     answers: tuple[Answer, ...]
+    drift: tuple[str, ...] = ()
+    seams: tuple[int, ...] = ()
 
     @cached_property
     def buckets(self) -> Micros:
@@ -95,6 +101,11 @@ class Page:
             starts = starts[::-1]
         return starts if (starts[1:] >= starts[:-1]).all() else np.sort(starts)
 
+    @property
+    def answered(self) -> list[Micros]:
+        """The buckets of each answer by itself: what lies between two answers was proven by neither."""
+        return np.split(self.buckets, np.searchsorted(self.buckets, self.seams)) if self.seams else [self.buckets]
+
 
 class Transport(Protocol):
     """Sends a request, retries it by the rules, and returns what `decode` made of the answer."""
@@ -105,10 +116,15 @@ class Transport(Protocol):
 
 
 class Adapter(Protocol):
-    """One vendor's bars. `omits_empty_buckets`: a bucket without trades is absent from its answers."""
+    """One vendor's bars.
+
+    `omits_empty_buckets`: a bucket without trades is absent from its answers. `raw_prices`: its prices are as
+    traded, not adjusted for splits; a vendor without them is no market's source, only something to compare with.
+    """
 
     name: str
     omits_empty_buckets: bool
+    raw_prices: bool
 
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         """Return the part of [start, end) this vendor can deliver at `now`, None if it has none of it."""

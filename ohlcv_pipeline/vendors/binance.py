@@ -81,6 +81,7 @@ class Binance:
 
     name = "binance"
     omits_empty_buckets = False
+    raw_prices = True
 
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         """Return the closed buckets of [start, end), however old."""

@@ -166,6 +166,7 @@ class BinanceArchive:
 
     name = "binance_archive"
     omits_empty_buckets = False
+    raw_prices = True
 
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         """Return the whole past days (minutes) or months (days) of [start, end) that are published at `now`.

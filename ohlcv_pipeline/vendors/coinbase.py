@@ -38,6 +38,7 @@ class Coinbase:
 
     name = "coinbase"
     omits_empty_buckets = True
+    raw_prices = True
 
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         """Return the closed buckets of [start, end), however old."""

@@ -78,6 +78,7 @@ class Kraken:
 
     name = "kraken"
     omits_empty_buckets = False
+    raw_prices = True
 
     def serves(self, interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
         """Return the part of [start, end) within the newest 720 closed buckets."""

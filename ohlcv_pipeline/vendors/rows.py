@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -29,6 +29,10 @@ Bars = tuple[BarColumns, tuple[Reject, ...]]
 
 BLANKS = frozenset({"", "-", "n/a", "none", "null"})
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+KINDS: Mapping[type, str] = {
+    int: "number", float: "number", str: "text", list: "array", dict: "object", bool: "true or false",
+    type(None): "null",
+}  # fmt: skip
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -108,10 +112,11 @@ def bars_from_rows(rows: object, layout: Layout, asked: str) -> Bars:
         raise malformed(f"{asked}: expected rows {layout}, found {found}")
     lengths = set(map(len, rows))
     if lengths != {len(layout.fields)}:
-        raise malformed(f"{asked}: expected {len(layout.fields)} fields {layout}, found {sorted(lengths)}")
+        raise malformed(f"{asked}: expected {len(layout.fields)} fields {layout}, found {_changed(layout, lengths)}")
     try:
         numbers = _numbers(rows, layout)
     except (ValueError, TypeError, OverflowError, pa.ArrowInvalid):
+        _refuse_retyped(list(zip(*rows, strict=True)), layout, asked)
         numbers = unread(layout, len(rows))
     return bars_from_numbers(numbers, layout, asked, lambda i: (rows[i], _json_text(rows[i])))
 
@@ -171,7 +176,7 @@ def _read(cells: Sequence[object], layout: Layout) -> list[float]:
             numbers.append(count)
         else:
             # A bar without vwap is whole, so null is no reason to refuse it.
-            numbers.append(math.nan if _is_blank(cells[i]) else _cell(cells[i]))
+            numbers.append(math.nan if is_blank(cells[i]) else _cell(cells[i]))
     return numbers
 
 
@@ -196,12 +201,37 @@ def _json_text(row: object) -> str:
     return json.dumps(row, separators=(",", ":"))
 
 
-def _is_blank(value: object) -> bool:
+def _refuse_retyped(columns: Sequence[Sequence[object]], layout: Layout, asked: str) -> None:
+    """Raise VendorError (malformed) for a field that holds another kind of value in every row, of two or more."""
+    for i in layout.used:
+        found_kinds = kinds(cell for cell in columns[i] if not is_blank(cell))
+        if len(columns[i]) > 1 and found_kinds and not found_kinds & {"number", "text"}:
+            found = ", ".join(sorted(found_kinds))
+            raise malformed(f"{asked}: expected numbers in field {layout.fields[i]!r} of {layout}, found {found}")
+
+
+def _changed(layout: Layout, lengths: set[int]) -> str:
+    other = {length: length - len(layout.fields) for length in sorted(lengths - {len(layout.fields)})}
+    return ", ".join(f"{length} ({abs(n)} {'new' if n > 0 else 'missing'})" for length, n in other.items())
+
+
+def kind(value: object) -> str:
+    """Return what JSON calls a value: number, text, array, object, null, or true or false."""
+    return KINDS.get(type(value), type(value).__name__)
+
+
+def kinds(values: Iterable[object]) -> set[str]:
+    """Return what JSON calls the values of a column."""
+    return {KINDS.get(each, each.__name__) for each in set(map(type, values))}
+
+
+def is_blank(value: object) -> bool:
+    """Whether a cell says that there is no value."""
     return value is None or (isinstance(value, str) and value.strip().lower() in BLANKS)
 
 
 def _cell(value: object) -> float:
-    if _is_blank(value):
+    if is_blank(value):
         raise _UnreadableError("null_value")
     if isinstance(value, str):
         if NOT_FINITE.fullmatch(value.strip()):

@@ -91,8 +91,11 @@ class TestShape:
             (b'{"message":"x"}', "found dict"),
             (b"[1,2]", "found int"),
             (b'["123456"]', "found str"),
-            (page(f"[{T},1,4,2,3]"), r"expected 6 fields \[time, low, high, open, close, volume\], found \[5\]"),
-            (page(f"[{T},1,4,2,3,5,6]", GOOD), r"found \[6, 7\]"),
+            (
+                page(f"[{T},1,4,2,3]"),
+                r"expected 6 fields \[time, low, high, open, close, volume\], found 5 \(1 missing\)",
+            ),
+            (page(f"[{T},1,4,2,3,5,6]", GOOD), r"found 7 \(1 new\)"),
             (page("[null,1,4,2,3,5]"), "expected a numeric time"),
             (page('["2025-01-01",1,4,2,3,5]', GOOD), "expected a numeric time"),
             (b"[[1,2", "expected JSON"),
@@ -104,6 +107,13 @@ class TestShape:
         with pytest.raises(VendorError, match=names) as caught:
             coinbase.parse(body)
         assert caught.value.code is Code.MALFORMED_RESPONSE
+
+    @pytest.mark.parametrize(("cell", "found"), [("{}", "object"), ("[1]", "array")])
+    def test_a_field_that_is_no_number_in_any_row_is_named(self, cell: str, found: str) -> None:
+        with pytest.raises(VendorError, match=f"expected numbers in field 'high' of .*, found {found}"):
+            coinbase.parse(page(f"[{T},1,{cell},2,3,5]", f"[{T + 60},1,{cell},2,3,5]"))
+        bars, rejects = coinbase.parse(page(f"[{T},1,{cell},2,3,5]", GOOD))
+        assert (bars.num_rows, [reject.reason for reject in rejects]) == (1, ["bad_number"])
 
     @pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\xef\xbb\xbf[]"])
     def test_part_c_3_an_empty_array_is_an_empty_page(self, body: bytes) -> None:
