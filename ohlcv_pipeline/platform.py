@@ -75,15 +75,16 @@ class Platform:
     async def sources(self, of: Market) -> AsyncIterator[dict[str, Source]]:
         """Yield the market's vendors, connected. Every request's outcome is in the ledger when this ends."""
         recorded: list[Outcome] = []
-        budget = SharedBudget(self.ledger, {name: self.settings.vendor(name) for name in of.vendors})
+        settings = {name: self.settings.vendor(name) for name in of.vendors}
+        budget = SharedBudget(self.ledger, settings)
         transports = {
-            name: HttpTransport(name, self.settings.vendor(name), budget=budget, record=recorded.append)
-            for name in of.vendors
+            name: HttpTransport(name, chosen, budget=budget, record=recorded.append)
+            for name, chosen in settings.items()
         }
         try:
             for transport in transports.values():
                 await transport.__aenter__()
-            yield {name: Source(adapter(name), transport) for name, transport in transports.items()}
+            yield {name: Source(adapter(name, settings[name]), way) for name, way in transports.items()}
         finally:
             for transport in transports.values():
                 await transport.__aexit__(None, None, None)

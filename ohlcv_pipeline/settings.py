@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ohlcv_pipeline.markets import MARKETS
@@ -21,7 +21,20 @@ LIVE_URLS: Mapping[str, str] = {
     "kraken": "https://api.kraken.com",
     "binance": "https://data-api.binance.vision",
     "binance_archive": "https://data.binance.vision",
+    "alpaca": "https://data.alpaca.markets",
+    "tiingo": "https://api.tiingo.com",
+    "finnhub": "https://finnhub.io/api/v1",
 }
+
+KEY_VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "alpaca": {"key_id": "APCA_API_KEY_ID", "key": "APCA_API_SECRET_KEY"},
+    "tiingo": {"key": "TIINGO_API_KEY"},
+    "finnhub": {"key": "FINNHUB_API_KEY"},
+}
+"""Vendor → field of its settings → the vendor's own name of the variable, read beside `OHLCV_VENDORS__…`."""
+
+NO_KEY = SecretStr("")
+SANDBOX_KEY = SecretStr("sandbox")
 
 
 class VendorSettings(BaseModel):
@@ -34,6 +47,9 @@ class VendorSettings(BaseModel):
     concurrency: int = Field(4, ge=1, le=64)
     deadline_seconds: float = Field(10.0, gt=0, description="of one call, connecting included")
     attempts: int = Field(5, ge=1, le=10)
+    key_id: SecretStr = Field(NO_KEY, description="the public part of a key in two parts")
+    key: SecretStr = NO_KEY
+    feed: Literal["sip", "iex"] = Field("sip", description="alpaca only")
 
 
 class Settings(BaseSettings):
@@ -57,6 +73,10 @@ class Settings(BaseSettings):
     coverage_error_pct: float = Field(95.0, ge=0, le=100, description="below it a partition's gaps are an ERROR")
     freshness_threshold_minutes: float = Field(60.0, gt=0)
     vendors: dict[str, VendorSettings] = Field(default_factory=dict)
+    apca_api_key_id: SecretStr = Field(NO_KEY, validation_alias="APCA_API_KEY_ID")
+    apca_api_secret_key: SecretStr = Field(NO_KEY, validation_alias="APCA_API_SECRET_KEY")
+    tiingo_api_key: SecretStr = Field(NO_KEY, validation_alias="TIINGO_API_KEY")
+    finnhub_api_key: SecretStr = Field(NO_KEY, validation_alias="FINNHUB_API_KEY")
 
     @field_validator("markets", mode="before")
     @classmethod
@@ -72,16 +92,19 @@ class Settings(BaseSettings):
         return names
 
     def vendor(self, name: str) -> VendorSettings:
-        """Return a vendor's settings with its address filled in.
+        """Return a vendor's settings with its address and its keys filled in, unless set.
 
-        In the sandbox profile the address points at the sandbox and the limits are lifted, unless set.
+        In the sandbox profile the address points at the sandbox, the limits are lifted, and the keys from the
+        vendor's own variables are not used: a placeholder is sent.
         """
         given = self.vendors.get(name, VendorSettings())
+        keys = KEY_VARIABLES.get(name, {})
         fill: dict[str, object] = {}
         if self.profile == "sandbox":
-            fill = {"requests_per_second": None, "weight_per_minute": None}
+            fill = {"requests_per_second": None, "weight_per_minute": None, **dict.fromkeys(keys, SANDBOX_KEY)}
             fill["base_url"] = f"{self.sandbox_url}/{name}"
         elif name in LIVE_URLS:
+            fill = {field: getattr(self, variable.lower()) for field, variable in keys.items()}
             fill["base_url"] = LIVE_URLS[name]
         return given.model_copy(update={k: v for k, v in fill.items() if k not in given.model_fields_set})
 

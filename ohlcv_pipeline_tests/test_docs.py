@@ -18,7 +18,7 @@ from ohlcv_pipeline.bars.planning import Cause
 from ohlcv_pipeline.bars.schema import Reason
 from ohlcv_pipeline.lake.tables import _SHARED, BAR_REVISIONS, STORED_BARS, sql_types
 from ohlcv_pipeline.sandbox.faults import DEFECTS, KINDS
-from ohlcv_pipeline.settings import LIVE_URLS, Settings, VendorSettings
+from ohlcv_pipeline.settings import KEY_VARIABLES, LIVE_URLS, Settings, VendorSettings
 from ohlcv_pipeline.vendors.errors import Code
 from ohlcv_pipeline_tests.pages import (
     BLOCK,
@@ -91,6 +91,8 @@ def test_json_parses(block: Block) -> None:
 def test_settings_in_the_docs_exist(block: Block) -> None:
     for line in block.text.splitlines():
         name = line.partition("=")[0]
+        if name in vendor_keys():
+            continue
         field, *vendor = name.removeprefix("OHLCV_").lower().split("__")
         assert field in Settings.model_fields, name
         if vendor:
@@ -153,7 +155,12 @@ def test_cli_page_names_every_command_and_option() -> None:
 
 
 def variables() -> set[str]:
-    return {f"OHLCV_{name.upper()}" for name in Settings.model_fields if name != "vendors"}
+    keys = {name.lower() for name in vendor_keys()}
+    return {f"OHLCV_{name.upper()}" for name in Settings.model_fields if name not in {"vendors", *keys}}
+
+
+def vendor_keys() -> set[str]:
+    return {name for of_vendor in KEY_VARIABLES.values() for name in of_vendor.values()}
 
 
 def test_env_example_names_every_setting_and_nothing_else() -> None:
@@ -163,10 +170,12 @@ def test_env_example_names_every_setting_and_nothing_else() -> None:
     of_vendors = [name.removeprefix("OHLCV_VENDORS__").split("__") for name in given if "__" in name]
     assert {vendor.lower() for vendor, _ in of_vendors} <= set(LIVE_URLS)
     assert {field.lower() for _, field in of_vendors} == set(VendorSettings.model_fields)
+    keys = re.findall(r"^#([A-Z_]+_KEY(?:_ID)?)=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert {name for name in keys if not name.startswith("OHLCV_")} == vendor_keys()
 
 
 def test_env_example_is_valid_when_uncommented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("OHLCV_")]:
+    for name in [name for name in os.environ if name.startswith("OHLCV_") or name in vendor_keys()]:
         monkeypatch.delenv(name)
     text = VARIABLE.sub(r"\1=\2", (ROOT / ".env.example").read_text())
     target = tmp_path / ".env"
@@ -177,7 +186,7 @@ def test_env_example_is_valid_when_uncommented(tmp_path: Path, monkeypatch: pyte
 
 
 def test_settings_page_has_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("OHLCV_")]:
+    for name in [name for name in os.environ if name.startswith("OHLCV_") or name in vendor_keys()]:
         monkeypatch.delenv(name)
     text = (DOCS / "reference/settings.md").read_text()
     rows = dict(re.findall(r"^\| `(OHLCV_\w+)` \| (?:`([^`]*)`|[^|]*) \|", text, re.MULTILINE))
@@ -190,6 +199,8 @@ def test_settings_page_has_every_setting_with_its_default(monkeypatch: pytest.Mo
     assert VendorSettings(**{n: v for n, v in of_vendors.items() if v}) == VendorSettings()
     for name, url in LIVE_URLS.items():
         assert f"| `{name}` | `{url}` |" in text
+    for name, of_vendor in KEY_VARIABLES.items():
+        assert f"| `{name}` | {', '.join(f'`{variable}`' for variable in of_vendor.values())} |" in text
 
 
 def test_lake_page_has_every_table_and_column() -> None:

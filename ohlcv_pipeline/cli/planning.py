@@ -76,9 +76,10 @@ def plan_table(home: Platform, selected: Selected, force: bool, now: datetime) -
     span = [key for key in keys if lacking and lacking[0] <= key <= lacking[-1]]
     covered = set(span)
     fetched = {cell: buckets for cell, buckets in cells.items() if cell[1] in covered}
+    settings = {name: home.settings.vendor(name) for name in market.vendors}
     sources = {
-        name: Source(adapter(name), HttpTransport(name, home.settings.vendor(name), UnlimitedBudget(), lambda _: None))
-        for name in market.vendors
+        name: Source(adapter(name, chosen), HttpTransport(name, chosen, UnlimitedBudget(), lambda _: None))
+        for name, chosen in settings.items()
     }
     requests = planned_requests(order, fetched, sources, home.settings.batch_rows, to_us(now)) if fetched else {}
     return TablePlan(selected, force, span, fetched, requests)

@@ -5,22 +5,32 @@ Which vendors a market uses, and in which order, is declared in `markets`; how e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from ohlcv_pipeline.settings import VendorSettings
+from ohlcv_pipeline.vendors.alpaca import Alpaca
 from ohlcv_pipeline.vendors.base import Adapter
 from ohlcv_pipeline.vendors.binance import Binance
 from ohlcv_pipeline.vendors.binance_archive import BinanceArchive
 from ohlcv_pipeline.vendors.coinbase import Coinbase
+from ohlcv_pipeline.vendors.finnhub import Finnhub
 from ohlcv_pipeline.vendors.kraken import Kraken
+from ohlcv_pipeline.vendors.tiingo import Tiingo
 
-_ALL: tuple[Adapter, ...] = (Coinbase(), Kraken(), Binance(), BinanceArchive())
+_ALL: tuple[Adapter, ...] = (Coinbase(), Kraken(), Binance(), BinanceArchive(), Alpaca(), Tiingo(), Finnhub())
 
 ADAPTERS: Mapping[str, Adapter] = {each.name: each for each in _ALL}
+"""Every adapter as it is without settings."""
+
+_CONFIGURED: Mapping[str, Callable[[VendorSettings], Adapter]] = {"alpaca": lambda settings: Alpaca(settings.feed)}
+"""The adapters that ask differently by their settings."""
 
 
-def adapter(name: str) -> Adapter:
-    """Return a vendor's adapter. Raises ValueError for an unknown name."""
+def adapter(name: str, settings: VendorSettings | None = None) -> Adapter:
+    """Return a vendor's adapter, as its settings want it. Raises ValueError for an unknown name."""
     try:
+        if settings is not None and name in _CONFIGURED:
+            return _CONFIGURED[name](settings)
         return ADAPTERS[name]
     except KeyError:
         raise ValueError(f"vendor {name!r} is not one of {', '.join(ADAPTERS)}") from None

@@ -25,6 +25,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 
 from ohlcv_pipeline.settings import VendorSettings
+from ohlcv_pipeline.vendors import credentials
 from ohlcv_pipeline.vendors.base import Answer, Request
 from ohlcv_pipeline.vendors.breaker import Breaker
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
@@ -159,6 +160,7 @@ class HttpTransport:
         self.breaker = Breaker(vendor)
         self._settings = settings
         self._base = settings.base_url.rstrip("/")
+        self._keyless = credentials.unusable(vendor, settings)
         self._budget = budget
         self._metered = settings.requests_per_second is not None or settings.weight_per_minute is not None
         self._record = record
@@ -175,8 +177,9 @@ class HttpTransport:
 
     async def __aenter__(self) -> Self:
         connections = self._settings.concurrency
+        keys = {} if self._keyless else credentials.headers(self.vendor, self._settings)
         self._client = httpx.AsyncClient(
-            headers={"User-Agent": f"ohlcv-pipeline/{__version__}", "Accept-Encoding": "gzip"},
+            headers={"User-Agent": f"ohlcv-pipeline/{__version__}", "Accept-Encoding": "gzip", **keys},
             follow_redirects=False,
             # The deadline of a call is one for everything, see _send.
             timeout=None,
@@ -200,8 +203,10 @@ class HttpTransport:
 
         `decode` raises VendorError and nothing else. It is also shown 400, 404 and 422, for it to raise a finer
         error; what it returns for them is not used. Raises VendorError with `answers` once the retries are
-        spent, at once for what no retry can change, and while the vendor is stopped.
+        spent, at once for what no retry can change, while the vendor is stopped, and when its key is missing.
         """
+        if self._keyless:
+            raise VendorError(Code.AUTH_FAILED, Remedy.GIVE_UP, self._keyless)
         corrupt = 0
         for attempt in count(1):
             async with self._slots:

@@ -26,6 +26,13 @@ RETRIED = frozenset({408, 500, 502, 503, 504, *range(520, 527)})
 RESET_HEADERS = ("x-ratelimit-reset", "x-uw-req-per-minute-reset")
 BAN_TEXT = re.compile(rb"banned until (\d{13})\b")
 QUOTA_TEXT = re.compile(rb"limit|quota|exceeded|too many|premium", re.IGNORECASE)
+SPENT_QUOTA = re.compile(rb"you have run over your", re.IGNORECASE)
+"""How Tiingo says that an hour's, a day's or a month's allowance is used up, as a sentence or within JSON."""
+
+REFUSE_KEYS_WITH_HTML = frozenset({"alpaca"})
+"""Vendors whose gateway answers a missing or wrong key with its own page (alpacahq/alpaca-trade-api-go#276)."""
+
+KEY_PAGE = b"<title>403 Forbidden"
 SNIFFED = 2048
 
 
@@ -40,8 +47,12 @@ def verdict(answer: Answer, now: float) -> VendorError | None:
     banned = BAN_TEXT.search(body[:SNIFFED]) if status >= 400 else None
     if status == 418 or banned:
         return VendorError(Code.RATE_LIMITED, Remedy.STOP_VENDOR, f"{asked}: banned", _ban(answer, banned, now))
+    if status == 429 and is_quota(body):
+        return VendorError(Code.RATE_LIMITED, Remedy.STOP_VENDOR, f"{asked}: quota used up", quota_wait(body, now))
     if status == 429:
         return VendorError(Code.RATE_LIMITED, Remedy.WAIT, asked, told_wait(answer.headers, now))
+    if status in (401, 403) and html and answer.request.vendor in REFUSE_KEYS_WITH_HTML and KEY_PAGE in body[:SNIFFED]:
+        return _refused(asked)
     if 300 <= status < 400 or status == 451 or (html and status in (200, 403)):
         kind = "HTML" if html else "no market data"
         return VendorError(Code.VENDOR_BLOCKED, Remedy.STOP_VENDOR, f"{asked} with {kind}", BLOCKED_SECONDS)
@@ -56,11 +67,15 @@ def verdict(answer: Answer, now: float) -> VendorError | None:
     if status == 403 and not start:
         return malformed(f"{asked} with an empty body")
     if status in (401, 403):
-        return VendorError(Code.AUTH_FAILED, Remedy.GIVE_UP, f"{asked}: check the key and what it is entitled to")
+        return _refused(asked)
     if status in RETRIED:
         return VendorError(Code.VENDOR_UNAVAILABLE, Remedy.BACK_OFF, asked, told_wait(answer.headers, now))
     code = Code.VENDOR_UNAVAILABLE if status >= 500 else Code.BAD_REQUEST
     return VendorError(code, Remedy.GIVE_UP, asked)
+
+
+def _refused(asked: str) -> VendorError:
+    return VendorError(Code.AUTH_FAILED, Remedy.GIVE_UP, f"{asked}: check the key and what it is entitled to")
 
 
 def _ban(answer: Answer, banned: re.Match[bytes] | None, now: float) -> float:
@@ -113,7 +128,12 @@ def next_minute(now: float) -> float:
 def is_quota_text(start: bytes, body: bytes) -> bool:
     """Whether a body is a sentence about a limit instead of JSON, a file or a checksum."""
     plain = start[:1].isalpha() and not start.startswith(b"PK") and len(body) < SNIFFED
-    return plain and QUOTA_TEXT.search(body) is not None
+    return plain and (QUOTA_TEXT.search(body) is not None or is_quota(body))
+
+
+def is_quota(body: bytes) -> bool:
+    """Whether a body, a sentence or JSON, says that an allowance is used up that comes back with the clock."""
+    return SPENT_QUOTA.search(body[:SNIFFED]) is not None
 
 
 def quota_wait(body: bytes, now: float) -> float:

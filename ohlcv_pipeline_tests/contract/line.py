@@ -140,7 +140,7 @@ class Line:
         for name in of.vendors:
             settings = self.platform.settings.vendor(name)
             way = HttpTransport(name, settings, UnlimitedBudget(), record, clock, clock.sleep, lambda: 1.0)
-            found[name] = Source(adapter(name), await way.__aenter__())
+            found[name] = Source(adapter(name, settings), await way.__aenter__())
         try:
             yield found
         finally:

@@ -128,6 +128,7 @@ class Line:
     transport: HttpTransport
     clock: Clock
     outcomes: list[Outcome]
+    settings: VendorSettings
 
     @property
     def codes(self) -> list[str]:
@@ -154,7 +155,7 @@ async def line(
     )
     try:
         async with transport:
-            yield Line(vendor, transport, clock, outcomes)
+            yield Line(vendor, transport, clock, outcomes, chosen)
     finally:
         server.close()
 
@@ -207,7 +208,7 @@ def fetch(
 
     async def call() -> Heard:
         async with line(replies, name=name, **options) as wire:
-            vendor = adapter(name)
+            vendor = adapter(name, wire.settings)
             try:
                 page: Page = await vendor.fetch(vendor.plan(*plan)[0], wire.transport)
             except VendorError as error:
