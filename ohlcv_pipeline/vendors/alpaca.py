@@ -16,7 +16,7 @@ import pyarrow as pa
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.markets import MINUTE_US, Interval, from_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed, unusable
 from ohlcv_pipeline.vendors.new_york import closed_days, midnight, wall_clock
 from ohlcv_pipeline.vendors.paging import closed_part, pages, require_ok
 from ohlcv_pipeline.vendors.records import NOTHING, Parsed, Record, Times, bars_from_records, instants, new_fields
@@ -72,7 +72,7 @@ def parse(body: bytes, interval: Interval, asked: str = "alpaca bars") -> Body:
         raise malformed(f"{asked}: expected an object with bars and next_page_token, found {kind(document)}")
     currency = document.get("currency", "USD")
     if currency != "USD":
-        raise _unusable(f"{asked}: expected prices in USD, found them converted into another currency")
+        raise unusable(f"{asked}: expected prices in USD, found them converted into another currency")
     if "bars" not in document:
         raise malformed(f"{asked}: expected field 'bars', found it missing")
     of_symbols = document["bars"] if document["bars"] is not None else {}
@@ -97,10 +97,6 @@ def _bars(rows: object, times: Times, asked: str) -> Parsed | None:
 
 def _session_dates(column: Sequence[Any], where: str) -> Micros:
     return wall_clock(instants(column, where))
-
-
-def _unusable(message: str) -> VendorError:
-    return VendorError(Code.MALFORMED_RESPONSE, Remedy.GIVE_UP, message)
 
 
 class _Chain:
@@ -131,12 +127,12 @@ class _Chain:
         if body.symbols.get(symbol, NOTHING) is None:
             raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{asked}: alpaca has no such symbol")
         if body.token is not None and body.token in self._tokens:
-            raise _unusable(f"{asked}: expected the token of another page, found one that was followed before")
+            raise unusable(f"{asked}: expected the token of another page, found one that was followed before")
         if body.token is not None and len(self.answers) + 1 >= MOST_PAGES:
-            raise _unusable(f"{asked}: expected the last page, found page {MOST_PAGES} and a token")
+            raise unusable(f"{asked}: expected the last page, found page {MOST_PAGES} and a token")
         ends = _ends(body.symbols.get(symbol))
         if ends and self._ends and ends[1] <= self._ends[-1][1]:
-            raise _unusable(f"{asked}: expected bars after {from_us(self._ends[-1][1]).isoformat()}, found older ones")
+            raise unusable(f"{asked}: expected bars after {from_us(self._ends[-1][1]).isoformat()}, found older ones")
         return body
 
     def add(self, body: Body, answer: Answer) -> None:

@@ -24,7 +24,7 @@ from ohlcv_pipeline.frames import NO_BARS, Floats
 from ohlcv_pipeline.markets import DAY_US, Interval, from_us, to_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.binance import INTERVALS, KLINE
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed, unusable
 from ohlcv_pipeline.vendors.paging import require_ok
 from ohlcv_pipeline.vendors.rows import Bars, bars_from_numbers, unread
 
@@ -98,8 +98,8 @@ def unzip(body: bytes, asked: str) -> bytes:
             if len(names) == 1:
                 return archive.read(names[0])
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _unusable(f"{asked}: expected a zip, found one that cannot be read") from error
-    raise _unusable(f"{asked}: expected a zip of one file, found {len(names)}")
+        raise unusable(f"{asked}: expected a zip, found one that cannot be read") from error
+    raise unusable(f"{asked}: expected a zip of one file, found {len(names)}")
 
 
 def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
@@ -125,7 +125,7 @@ def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
     outside = (times < file.start_us) | (times >= file.end_us)
     if outside.any():
         found = from_us(int(times[np.argmax(outside)])).isoformat()
-        raise _unusable(f"{asked}: expected rows of {from_us(file.start_us):%Y-%m-%d} on, found one of {found}")
+        raise unusable(f"{asked}: expected rows of {from_us(file.start_us):%Y-%m-%d} on, found one of {found}")
     return bars, rejects
 
 
@@ -136,7 +136,7 @@ def _numbers(text: bytes, asked: str) -> Floats:
         # Some cell is no number: count the rows as text and leave the cells to be read one by one.
         table = _read_csv(text, names, pa.string(), asked)
         if table is None:
-            raise _unusable(f"{asked}: expected {len(KLINE.fields)} fields {KLINE}, found rows of another shape")
+            raise unusable(f"{asked}: expected {len(KLINE.fields)} fields {KLINE}, found rows of another shape")
         return unread(KLINE, table.num_rows)
     return np.stack([table[name].to_numpy() for name in names])
 
@@ -155,10 +155,6 @@ def _read_csv(text: bytes, names: list[str], kind: pa.DataType, asked: str) -> p
         )
     except pa.ArrowInvalid:
         return None
-
-
-def _unusable(message: str) -> VendorError:
-    return VendorError(Code.MALFORMED_RESPONSE, Remedy.GIVE_UP, message)
 
 
 class BinanceArchive:

@@ -52,3 +52,8 @@ class VendorError(Exception):
 def malformed(message: str) -> VendorError:
     """The body is truncated, undecodable or not of the documented shape: worth another try."""
     return VendorError(Code.MALFORMED_RESPONSE, Remedy.BACK_OFF, message)
+
+
+def unusable(message: str) -> VendorError:
+    """The body came whole and is not what it has to be: another try would bring the same."""
+    return VendorError(Code.MALFORMED_RESPONSE, Remedy.GIVE_UP, message)
