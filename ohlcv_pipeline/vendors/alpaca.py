@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from ohlcv_pipeline.frames import Micros, micros
+from ohlcv_pipeline.frames import BarColumns, Micros
 from ohlcv_pipeline.markets import MINUTE_US, Interval, from_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed, unusable
@@ -151,7 +150,7 @@ class _Chain:
         """Return everything as one page, with the seams between the answers."""
         return Page(
             self.fetch,
-            pa.concat_tables([parsed.bars for parsed in self.parsed]),
+            BarColumns.concat([parsed.bars for parsed in self.parsed]),
             tuple(reject for parsed in self.parsed for reject in parsed.rejects),
             tuple(self.answers),
             tuple(self.drift),
@@ -164,7 +163,7 @@ def _ends(parsed: Parsed | None) -> tuple[int, int] | None:
     if parsed is None:
         return None
     refused = [reject.bucket_start for reject in parsed.rejects if reject.bucket_start is not None]
-    stamps = np.append(micros(parsed.bars["bucket_start"]), np.array(refused, np.int64))
+    stamps = np.append(parsed.bars.bucket_start, np.array(refused, np.int64))
     return (int(stamps.min()), int(stamps.max())) if len(stamps) else None
 
 

@@ -1,4 +1,4 @@
-"""Rows with named fields, and parallel arrays, to columns of `BAR_SCHEMA`; what changed about them is named.
+"""Rows with named fields, and parallel arrays, to columns of bars; what changed about them is named.
 
 A field that is missing or of another type in every row is a change of the format and refuses the answer; in some
 rows it refuses those rows. A new field is reported and changes nothing. Rows without names are read in `rows`.
@@ -17,24 +17,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import EMPTY_BARS, Micros
+from ohlcv_pipeline.frames import NO_BARS, BarColumns, Floats, Micros
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Reject, Transport
 from ohlcv_pipeline.vendors.errors import VendorError, malformed
-from ohlcv_pipeline.vendors.rows import Floats, Layout, bars_from_numbers, is_blank, kind, kinds
+from ohlcv_pipeline.vendors.rows import Layout, bars_from_numbers, is_blank, kind, kinds
 
 Times = Callable[[Sequence[Any], str], Micros]
 """Turns the column of times into µs UTC. Raises VendorError (malformed); the text says what was asked and where."""
 
 
 class Parsed(NamedTuple):
-    """Bars of `BAR_SCHEMA` as they came, the rows that could not become bars, and what is new about the format."""
+    """Bars as they came, the rows that could not become bars, and what is new about the format."""
 
-    bars: pa.Table
+    bars: BarColumns
     rejects: tuple[Reject, ...] = ()
     drift: tuple[str, ...] = ()
 
 
-NOTHING = Parsed(EMPTY_BARS)
+NOTHING = Parsed(NO_BARS)
 
 
 @dataclass(frozen=True)

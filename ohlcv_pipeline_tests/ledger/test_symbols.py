@@ -25,7 +25,7 @@ def stored(ledger: Ledger, symbol: str) -> Symbol:
 
 
 def test_seed_creates_every_configured_symbol_as_it_is_configured(ledger: Ledger) -> None:
-    assert symbols.seed(ledger, MARKETS.values(), NOW) == 19
+    assert symbols.seed(ledger, MARKETS.values(), NOW) == 29
     configured = sorted(CRYPTO.instruments, key=lambda instrument: instrument.symbol)
     assert symbols.all_of(ledger, CRYPTO) == symbols.enabled(ledger, CRYPTO) == configured
     assert stored(ledger, "BTC").vendor_symbols == {"coinbase": "BTC-USD", "kraken": "XBTUSD"}
@@ -48,7 +48,7 @@ def test_seed_neither_overwrites_nor_deletes(ledger: Ledger) -> None:
 def test_seeds_at_once_create_each_symbol_once(ledger: Ledger) -> None:
     with ThreadPoolExecutor(4) as pool:
         created = list(pool.map(lambda _: symbols.seed(ledger, MARKETS.values(), NOW), range(4)))
-    assert sum(created) == 19
+    assert sum(created) == 29
     assert len(symbols.all_of(ledger, CRYPTO)) == 10
 
 

@@ -52,7 +52,7 @@ def asked(heard: Heard) -> list[dict[str, str]]:
 
 
 def values(page: Any) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in page.bars.to_pylist()]
+    return [tuple(row.values()) for row in page.bars.table().to_pylist()]
 
 
 def utc(*parts: int) -> datetime:
@@ -60,7 +60,7 @@ def utc(*parts: int) -> datetime:
 
 
 def test_part_c_56_prices_in_another_currency_are_refused_and_dollars_taken() -> None:
-    assert parse(body(bar(), currency="USD"), Interval.MINUTE).symbols["BRK.B"].bars.num_rows == 1  # type: ignore[union-attr]
+    assert len(parse(body(bar(), currency="USD"), Interval.MINUTE).symbols["BRK.B"].bars) == 1  # type: ignore[union-attr]
     for currency in ("JPY", None, 3):
         with pytest.raises(VendorError, match="another currency"):
             parse(body(bar(), currency=currency), Interval.MINUTE)
@@ -73,7 +73,7 @@ def test_part_c_47_a_day_is_midnight_in_new_york_on_both_sides_of_a_clock_change
     ]
     parsed = parse(body(*rows), Interval.DAY).symbols["BRK.B"]
     assert parsed is not None
-    assert parsed.bars["bucket_start"].to_pylist() == [
+    assert parsed.bars.table()["bucket_start"].to_pylist() == [
         utc(2025, 3, 7), utc(2025, 3, 10), utc(2025, 10, 31), utc(2025, 11, 3)
     ]  # fmt: skip
 
@@ -83,21 +83,21 @@ def test_part_c_48_every_date_comes_back_as_itself(day: date) -> None:
     stamp = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
     parsed = parse(body(bar(t=f"{stamp:%Y-%m-%dT%H:%M:%SZ}")), Interval.DAY).symbols["BRK.B"]
     assert parsed is not None
-    assert parsed.bars["bucket_start"].to_pylist() == [utc(day.year, day.month, day.day)]
+    assert parsed.bars.table()["bucket_start"].to_pylist() == [utc(day.year, day.month, day.day)]
 
 
 def test_a_day_that_is_no_midnight_in_new_york_falls_off_the_grid() -> None:
     parsed = parse(body(bar(t="2025-11-03T04:00:00Z")), Interval.DAY).symbols["BRK.B"]
     assert parsed is not None
-    assert parsed.bars["bucket_start"].to_pylist() == [utc(2025, 11, 2, 23)]
+    assert parsed.bars.table()["bucket_start"].to_pylist() == [utc(2025, 11, 2, 23)]
 
 
 def test_part_c_3_no_bars_are_an_empty_answer() -> None:
     assert parse(body(), Interval.MINUTE).symbols == {}
     assert parse(b'{"bars":null,"next_page_token":null}', Interval.MINUTE).symbols == {}
     heard = deliver(Reply(body=body()))
-    assert heard.value.bars.num_rows == 0
-    assert heard.value.bars.schema == BAR_SCHEMA
+    assert len(heard.value.bars) == 0
+    assert heard.value.bars.table().schema == BAR_SCHEMA
 
 
 def test_part_c_4_a_symbol_with_null_is_not_known() -> None:
@@ -125,7 +125,7 @@ def test_part_c_1_and_10_a_row_without_a_number_is_refused_by_itself(row: dict[s
     (reject,) = parsed.rejects
     assert (reject.bucket_start, reject.reason) == (OPEN + MINUTE_US, reason)
     assert orjson.loads(reject.raw) == bar(1, **row)
-    assert parsed.bars["bucket_start"].to_pylist() == [utc(2025, 11, 20, 14, 30), utc(2025, 11, 20, 14, 32)]
+    assert parsed.bars.table()["bucket_start"].to_pylist() == [utc(2025, 11, 20, 14, 30), utc(2025, 11, 20, 14, 32)]
 
 
 def test_part_c_11_nan_and_infinity_are_refused_by_themselves() -> None:
@@ -133,13 +133,13 @@ def test_part_c_11_nan_and_infinity_are_refused_by_themselves() -> None:
     parsed = parse(text, Interval.MINUTE).symbols["BRK.B"]
     assert parsed is not None
     assert [reject.reason for reject in parsed.rejects] == ["not_finite", "not_finite"]
-    assert parsed.bars.num_rows == 1
+    assert len(parsed.bars) == 1
 
 
 def test_a_bar_without_a_vwap_is_whole() -> None:
     parsed = parse(body(bar(), bar(1, vw=None), bar(2, v=0, n=0)), Interval.MINUTE).symbols["BRK.B"]
     assert parsed is not None
-    assert parsed.bars["vwap"].to_pylist() == [500.6, None, None]
+    assert parsed.bars.table()["vwap"].to_pylist() == [500.6, None, None]
 
 
 def test_a_field_that_only_one_row_lacks_refuses_that_row() -> None:
@@ -172,7 +172,7 @@ def test_a_new_field_is_reported_and_changes_nothing() -> None:
         "alpaca answer: new field 'venue' (object)",
         "alpaca bars: new field 'x' (number)",
     )
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
 
 
 @pytest.mark.parametrize(
@@ -207,19 +207,19 @@ def test_times_with_nanoseconds_and_other_zones_are_read() -> None:
     parsed = parse(body(bar(t="2025-11-20T14:30:00.000000000Z"), bar(t="2025-11-20T09:31:00-05:00")), Interval.MINUTE)
     bars = parsed.symbols["BRK.B"]
     assert bars is not None
-    assert bars.bars["bucket_start"].to_pylist() == [utc(2025, 11, 20, 14, 30), utc(2025, 11, 20, 14, 31)]
+    assert bars.bars.table()["bucket_start"].to_pylist() == [utc(2025, 11, 20, 14, 30), utc(2025, 11, 20, 14, 31)]
 
 
 def test_part_c_5_and_6_order_and_duplicates_are_left_as_they_came() -> None:
     parsed = parse(body(bar(2), bar(0), bar(0, c=500.3)), Interval.MINUTE).symbols["BRK.B"]
     assert parsed is not None
-    assert parsed.bars["close"].to_pylist() == [500.75, 500.75, 500.3]
+    assert parsed.bars.table()["close"].to_pylist() == [500.75, 500.75, 500.3]
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0.01, 1e6)), max_size=20))
 def test_what_is_written_is_read(rows: list[tuple[int, float]]) -> None:
     parsed = parse(body(*(bar(i, c=close) for i, close in rows)), Interval.MINUTE).symbols.get("BRK.B")
-    got = [] if parsed is None else parsed.bars.select(["bucket_start", "close"]).to_pylist()
+    got = [] if parsed is None else parsed.bars.table().select(["bucket_start", "close"]).to_pylist()
     assert [tuple(row.values()) for row in got] == [
         (utc(2025, 11, 20, 14, 30) + timedelta(minutes=i), close) for i, close in rows
     ]
@@ -284,7 +284,7 @@ def test_part_c_28_a_symbol_over_several_pages_is_one_page_with_seams() -> None:
 
 def test_part_c_27_a_short_page_and_an_empty_one_with_a_token_end_nothing() -> None:
     heard = deliver(Reply(body=body(token="a")), Reply(body=body(bar(0), token="b")), Reply(body=body()))
-    assert heard.value.bars.num_rows == 1
+    assert len(heard.value.bars) == 1
     assert len(heard.line.vendor.asked) == 3
 
 
@@ -376,7 +376,7 @@ def test_part_c_21_a_page_that_breaks_off_is_asked_for_again_with_its_token() ->
     heard = deliver(Reply(body=body(bar(0), token="a")), Reply(body=whole[:40]), Reply(body=whole))
     assert heard.line.codes == ["ok", "malformed_response", "ok"]
     assert [params.get("page_token") for params in asked(heard)] == [None, "a", "a"]
-    assert heard.value.bars.num_rows == 2
+    assert len(heard.value.bars) == 2
 
 
 def test_minutes_of_the_consolidated_feed_are_served_up_to_16_minutes_ago() -> None:

@@ -189,12 +189,14 @@ RECORDED = {
 def test_a_recorded_answer_is_read_exactly(name: str) -> None:
     interval, counts, one, token = RECORDED[name]
     answer = parse(recorded(f"alpaca/{name}.json"), interval)
-    assert {symbol: parsed.bars.num_rows for symbol, parsed in answer.symbols.items() if parsed} == counts
-    assert all(parsed and parsed.bars.schema == BAR_SCHEMA and not parsed.rejects for parsed in answer.symbols.values())
+    assert {symbol: len(parsed.bars) for symbol, parsed in answer.symbols.items() if parsed} == counts
+    assert all(
+        parsed and parsed.bars.table().schema == BAR_SCHEMA and not parsed.rejects for parsed in answer.symbols.values()
+    )
     assert (answer.token, answer.drift) == (token, ())
     if one is not None:
         symbol, place, row = one
-        assert tuple(answer.symbols[symbol].bars.to_pylist()[place].values()) == row  # type: ignore[union-attr]
+        assert tuple(answer.symbols[symbol].bars.table().to_pylist()[place].values()) == row  # type: ignore[union-attr]
 
 
 CONVERTED = ["rest_go/TestLatestBar_Currency_1", "rest_go/TestLatestBar_Currency_2"]

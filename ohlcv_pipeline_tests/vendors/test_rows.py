@@ -59,7 +59,7 @@ class TestCells:
         cells = [str(T), "1", "4", "2", "3", "5"]
         cells[field] = cell
         bars, rejects = tabled(coinbase.parse(page(f"[{','.join(cells)}]", GOOD)))
-        assert bars.num_rows == 1
+        assert len(bars) == 1
         assert bar_micros(bars["bucket_start"]).tolist() == [T_US + 60_000_000]
         assert [(reject.bucket_start, reject.reason) for reject in rejects] == [(T_US, reason)]
 
@@ -113,7 +113,7 @@ class TestShape:
         with pytest.raises(VendorError, match=f"expected numbers in field 'high' of .*, found {found}"):
             coinbase.parse(page(f"[{T},1,{cell},2,3,5]", f"[{T + 60},1,{cell},2,3,5]"))
         bars, rejects = coinbase.parse(page(f"[{T},1,{cell},2,3,5]", GOOD))
-        assert (bars.num_rows, [reject.reason for reject in rejects]) == (1, ["bad_number"])
+        assert (len(bars), [reject.reason for reject in rejects]) == (1, ["bad_number"])
 
     @pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\xef\xbb\xbf[]"])
     def test_part_c_3_an_empty_array_is_an_empty_page(self, body: bytes) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
+import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import given
@@ -62,7 +63,7 @@ def cassette(name: str, place: int = 0) -> bytes:
     return body.encode()
 
 
-def values(bars: Any) -> list[tuple[Any, ...]]:
+def values(bars: pa.Table) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in bars.to_pylist()]
 
 
@@ -104,15 +105,16 @@ APPLE = (utc(2018, 1, 5), 170.16, 175.37, 169.26, 175.0, 99095223.0, None, None)
 )
 def test_a_recorded_daily_answer_is_read_exactly(name: str, place: int, rows: int, first: tuple[Any, ...]) -> None:
     bars, rejects, drift = parse_daily(cassette(name, place))
+    table = bars.table()
     assert (rejects, drift) == ((), ())
-    assert bars.num_rows == rows
-    assert bars.schema == BAR_SCHEMA
-    assert values(bars)[0] == first
+    assert table.num_rows == rows
+    assert table.schema == BAR_SCHEMA
+    assert values(table)[0] == first
 
 
 def test_recorded_json_and_csv_of_one_query_are_the_same_bars() -> None:
     name = "ticker_price_pandas_daily_equivalent_requesting_json_or_csv"
-    assert parse_daily(cassette(name, 0)).bars == parse_daily(cassette(name, 1)).bars
+    assert parse_daily(cassette(name, 0)).bars.table() == parse_daily(cassette(name, 1)).bars.table()
     assert parse_actions(cassette(name, 0)) == parse_actions(cassette(name, 1))
 
 
@@ -126,9 +128,10 @@ def test_recorded_minutes_without_the_volume_that_we_name_are_refused_and_with_i
     with pytest.raises(VendorError, match="expected field 'volume'.* found it missing"):
         parse_minutes(text)
     bars, rejects, drift = parse_minutes(orjson.dumps([{**row, "volume": 7} for row in orjson.loads(text)]))
-    assert (rejects, drift, bars.num_rows) == ((), (), 13)
-    assert values(bars)[0] == (utc(2018, 1, 2, 14, 30), 1057.47, 1061.91, 1054.17, 1061.91, 7.0, None, None)
-    assert bars["bucket_start"].to_pylist()[-1] == utc(2018, 1, 2, 20, 30)
+    table = bars.table()
+    assert (rejects, drift, table.num_rows) == ((), (), 13)
+    assert values(table)[0] == (utc(2018, 1, 2, 14, 30), 1057.47, 1061.91, 1054.17, 1061.91, 7.0, None, None)
+    assert table["bucket_start"].to_pylist()[-1] == utc(2018, 1, 2, 20, 30)
 
 
 @given(
@@ -137,7 +140,7 @@ def test_recorded_minutes_without_the_volume_that_we_name_are_refused_and_with_i
 )
 def test_part_c_14_and_48_every_shape_of_a_date_is_that_session_date(on: date, shape: str) -> None:
     assert session_dates([f"{on}{shape}"], "x").tolist() == [to_us(utc(on.year, on.month, on.day))]
-    assert parse_daily(orjson.dumps([day(f"{on}{shape}")])).bars["bucket_start"].to_pylist() == [
+    assert parse_daily(orjson.dumps([day(f"{on}{shape}")])).bars.table()["bucket_start"].to_pylist() == [
         utc(on.year, on.month, on.day)
     ]
 
@@ -163,7 +166,7 @@ def test_part_c_14_another_shape_of_a_date_is_malformed(on: Any) -> None:
 
 def test_part_c_47_minutes_keep_their_instant_on_both_sides_of_a_clock_change() -> None:
     rows = [minute("2025-10-31T13:30:00.000Z"), minute("2025-11-03T14:30:00+00:00")]
-    assert parse_minutes(orjson.dumps(rows)).bars["bucket_start"].to_pylist() == [
+    assert parse_minutes(orjson.dumps(rows)).bars.table()["bucket_start"].to_pylist() == [
         utc(2025, 10, 31, 13, 30), utc(2025, 11, 3, 14, 30)
     ]  # fmt: skip
 
@@ -175,24 +178,25 @@ def test_a_minute_without_a_zone_is_malformed() -> None:
 
 def test_the_order_of_the_fields_means_nothing() -> None:
     backwards = dict(reversed(day().items()))
-    assert parse_daily(orjson.dumps([backwards])).bars == parse_daily(orjson.dumps([day()])).bars
+    assert parse_daily(orjson.dumps([backwards])).bars.table() == parse_daily(orjson.dumps([day()])).bars.table()
 
 
 def test_raw_prices_are_read_whatever_the_adjusted_ones_say() -> None:
     halved = day(adjOpen=250.25, adjHigh=250.5, adjLow=250.125, adjClose=250.375, adjVolume=6_000_000)
-    assert parse_daily(orjson.dumps([halved])).bars == parse_daily(orjson.dumps([day()])).bars
+    assert parse_daily(orjson.dumps([halved])).bars.table() == parse_daily(orjson.dumps([day()])).bars.table()
 
 
 def test_part_c_1_a_null_refuses_its_row_alone() -> None:
     bars, rejects, _ = parse_daily(orjson.dumps([day(), day("2025-10-02", low=None)]))
-    assert bars.num_rows == 1
+    table = bars.table()
+    assert table.num_rows == 1
     assert [(r.reason, r.bucket_start) for r in rejects] == [("null_value", to_us(utc(2025, 10, 2)))]
 
 
 def test_part_c_3_an_empty_array_is_an_empty_answer() -> None:
     heard = deliver(Reply(body=b"[]"))
-    assert heard.value.bars.num_rows == 0
-    assert heard.value.bars.schema == BAR_SCHEMA
+    assert len(heard.value.bars) == 0
+    assert heard.value.bars.table().schema == BAR_SCHEMA
 
 
 def test_a_new_field_is_reported_and_a_retyped_one_refused() -> None:
