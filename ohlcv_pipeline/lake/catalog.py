@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import duckdb
+import pyarrow as pa
 
 T = TypeVar("T")
 
@@ -28,6 +29,9 @@ CONFLICTS = (
     "could not serialize",
     "conflict",
 )
+
+DAMAGE = (OSError, ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
+"""What reading a Parquet file raises when bits of it are wrong: a name, a time or a text may be what cannot be read."""
 
 
 class LakeError(Exception):

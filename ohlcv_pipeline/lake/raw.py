@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ohlcv_pipeline.frames import TIMESTAMP
-from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError
 
 _ROW_GROUP = 64
 _SCHEMA = pa.schema(
@@ -33,9 +33,6 @@ _SCHEMA = pa.schema(
         pa.field("body", pa.binary()),
     ]
 )
-
-_DAMAGE = (OSError, ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
-"""What reading a Parquet file raises when bits of it are wrong: a name, a time or a text may be what cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class RawStore:
             rows = pq.read_table(path, filters=wanted).select(_SCHEMA.names).to_pylist()
             objects = [RawObject(**{**row, "headers": row["headers"] or []}) for row in rows]
             damaged = [item.id for item in objects if hashlib.sha256(item.body).hexdigest() != item.id]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise LakeError(f"raw pack {pack} cannot be read: {error}") from error
         if damaged:
             raise LakeError(f"raw object {str(damaged[0])[:12]} in pack {pack} is damaged: its body has another hash")

@@ -12,13 +12,16 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import dataset
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
-from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
+from ohlcv_pipeline.lake.catalog import DAMAGE, Catalog, LakeError, retry_conflicts
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
     MANIFEST,
     QUARANTINE,
+    STORED_BARS,
     DataFile,
     bars_table,
     data_files,
@@ -59,13 +62,14 @@ class Reader:
         if not files:
             return BAR_SCHEMA.empty_table()
         # DuckLake asks its catalog a dozen questions a scan; files without marks of deletion can be read as they are.
-        direct = all(file.marks is None for file in files)
-        paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in files)
-        bars = self.query(
-            f"SELECT {_BARS} FROM {f'read_parquet([{paths}])' if direct else table} WHERE symbol = ?"
-            " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)",
-            [symbol, start_us, end_us],
-        ).cast(BAR_SCHEMA)
+        if all(file.marks is None and "://" not in file.path for file in files):
+            bars = _read_directly([file.path for file in files], symbol, start_us, end_us)
+        else:
+            bars = self.query(
+                f"SELECT {_BARS} FROM {table} WHERE symbol = ?"
+                " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)",
+                [symbol, start_us, end_us],
+            ).cast(BAR_SCHEMA)
         starts = micros(bars["bucket_start"])
         return bars if (np.diff(starts) > 0).all() else bars.sort_by("bucket_start")
 
@@ -217,6 +221,18 @@ class Reader:
         return self.query(f"SELECT * FROM lake.{name} WHERE {where} ORDER BY symbol, partition", parameters).cast(
             schema
         )
+
+
+def _read_directly(paths: Sequence[str], symbol: str, start_us: int, end_us: int) -> pa.Table:
+    """Return one symbol's bars from Parquet files that have all their rows. Raises LakeError."""
+    bucket = pc.field("bucket_start")
+    start, end = (pa.scalar(us, pa.int64()).cast(TIMESTAMP) for us in (start_us, end_us))
+    wanted = (pc.field("symbol") == symbol) & (bucket >= start) & (bucket < end)
+    try:
+        files = dataset.dataset(list(paths), schema=STORED_BARS, format="parquet")
+        return files.to_table(columns=BAR_SCHEMA.names, filter=wanted).cast(BAR_SCHEMA)
+    except DAMAGE as error:
+        raise LakeError(f"the lake cannot be read: {error}") from error
 
 
 def _overlaps(file: DataFile, start_us: int, end_us: int) -> bool:
