@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -52,6 +52,16 @@ class VendorSettings(BaseModel):
     feed: Literal["sip", "iex"] = Field("sip", description="alpaca only")
 
 
+def _markets_on(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the markets that are on unless named: those that can be fetched with the keys there are."""
+    if given["profile"] == "sandbox":
+        return ("crypto", "us_equities")
+    vendors = MARKETS["us_equities"].vendors
+    keys = [given[variable.lower()] for vendor in vendors for variable in KEY_VARIABLES[vendor].values()]
+    keys += [given["vendors"][vendor].key for vendor in vendors if vendor in given["vendors"]]
+    return ("crypto", "us_equities") if any(key.get_secret_value() for key in keys) else ("crypto",)
+
+
 class Settings(BaseSettings):
     """One object that opens lake and ledger and points the adapters at their vendors."""
 
@@ -61,7 +71,6 @@ class Settings(BaseSettings):
 
     profile: Literal["sandbox", "live"] = "sandbox"
     home: Path = Path("var")
-    markets: Annotated[tuple[str, ...], NoDecode] = ("crypto",)
     sandbox_url: str = "http://127.0.0.1:8900"
     lake_catalog: str = Field("", description="postgres:… connection, or empty for SQLite below home")
     lake_data: str = Field("", description="where Parquet files go, or empty for a folder below home")
@@ -77,6 +86,10 @@ class Settings(BaseSettings):
     apca_api_secret_key: SecretStr = Field(NO_KEY, validation_alias="APCA_API_SECRET_KEY")
     tiingo_api_key: SecretStr = Field(NO_KEY, validation_alias="TIINGO_API_KEY")
     finnhub_api_key: SecretStr = Field(NO_KEY, validation_alias="FINNHUB_API_KEY")
+    markets: Annotated[tuple[str, ...], NoDecode] = Field(
+        default_factory=lambda given: _markets_on(given),
+        description="crypto, and us_equities where it can be fetched: in the sandbox, or with a key",
+    )
 
     @field_validator("markets", mode="before")
     @classmethod

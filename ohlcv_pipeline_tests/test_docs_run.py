@@ -103,15 +103,15 @@ def test_recipe_add_a_market(monkeypatch: pytest.MonkeyPatch) -> None:
     (declaration,) = blocks(DOCS / "how-to/add-a-market.md", "python")
     space: dict[str, Any] = {}
     exec(declaration.text, space)
-    of = space["crypto_eur"]
+    of = space["uk_equities"]
     assert {i.quote for i in of.instruments} == {of.quote}
     monkeypatch.setitem(markets.MARKETS, of.name, of)  # type: ignore[arg-type]
     (line,) = (block.text.strip() for block in blocks(DOCS / "how-to/add-a-market.md", "ini"))
     definitions = build_definitions(Settings(_env_file=None, markets=line.partition("=")[2]))
     keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {f"{m}/ohlcv_{i}" for m in ("crypto", "crypto_eur") for i in Interval}
+    assert keys == {f"{m}/ohlcv_{i}" for m in ("crypto", of.name) for i in Interval}
     names = {schedule.name for schedule in definitions.schedules or ()}
-    assert {"crypto_eur_minute_refresh", "crypto_eur_day_refresh"} <= names
+    assert {f"{of.name}_minute_refresh", f"{of.name}_day_refresh"} <= names
 
 
 def test_recipe_add_a_vendor() -> None:
@@ -128,7 +128,7 @@ def test_recipe_add_a_vendor() -> None:
     body = json.dumps([[start // 1_000_000, "1", "2", "0.5", "1.5", "10"]]).encode()
     answer = Answer(request, "https://example.org/bars", 200, {}, body, markets.from_us(now))
     bars, rejects = space["decode"](answer)
-    assert (bars.num_rows, rejects) == (1, ())
+    assert (len(bars), rejects) == (1, ())
     names = re.findall(r"(\w+)\(\)", registry.text)
     source = (ROOT / "ohlcv_pipeline/vendors/registry.py").read_text()
     assert f"_ALL: tuple[Adapter, ...] = ({', '.join(f'{name}()' for name in names[:-1])})" in source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from ohlcv_pipeline.cli import console, errors
 from ohlcv_pipeline.cli.errors import UsageError
-from ohlcv_pipeline.cli.options import JsonOption, MarketOption, load_settings, open_platform, tables, usage
+from ohlcv_pipeline.cli.options import JsonOption, MarketOption, open_platform, tables, usage
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.markets import Instrument, Market
@@ -22,7 +23,7 @@ app = typer.Typer(
 )
 
 SymbolArgument = Annotated[str, typer.Argument(help="E.g. BTC.", show_default=False)]
-OneMarket = Annotated[str | None, typer.Option("--market", help="Market; may be left out when only one is enabled.")]
+OneMarket = Annotated[str | None, typer.Option("--market", help="Market; may be left out where only one fits.")]
 
 
 @app.command("list")
@@ -57,7 +58,8 @@ def add(
     - `ohlcv symbols add --symbol SHIB --name 'Shiba Inu' --vendor coinbase=SHIB-USD --vendor kraken=SHIBUSD`
     """
     home = open_platform()
-    of = _market(home, market)
+    named = {text.partition("=")[0] for text in vendor}
+    of = _market(home, market, lambda each: named <= set(each.vendors))
     spellings = _spellings(of, vendor)
     if not re.fullmatch(r"[A-Z0-9][A-Z0-9.]{0,15}", symbol):
         raise UsageError(f"--symbol {symbol}: up to 16 capital letters, digits and points, e.g. SHIB")
@@ -85,7 +87,7 @@ def enable(symbol: SymbolArgument, market: OneMarket = None, as_json: JsonOption
     - `ohlcv symbols enable BNB`
     """
     home = open_platform()
-    of = _market(home, market)
+    of = _market_with(home, market, symbol)
     from ohlcv_pipeline.ledger import symbols
 
     _print([_row(of, symbols.enable(home.ledger, of, symbol, datetime.now(UTC)))], as_json)
@@ -99,18 +101,31 @@ def disable(symbol: SymbolArgument, market: OneMarket = None, as_json: JsonOptio
     - `ohlcv symbols disable BNB --market crypto`
     """
     home = open_platform()
-    of = _market(home, market)
+    of = _market_with(home, market, symbol)
     from ohlcv_pipeline.ledger import symbols
 
     _print([_row(of, symbols.disable(home.ledger, of, symbol, datetime.now(UTC)))], as_json)
     return errors.SUCCESS
 
 
-def _market(home: Platform, name: str | None) -> Market:
-    enabled = load_settings().markets
-    if name is None and len(enabled) > 1:
-        raise UsageError(f"say which market: --market {' or --market '.join(enabled)}")
-    return tables(home.settings, name, "day")[0][0]
+def _market(home: Platform, name: str | None, fits: Callable[[Market], bool]) -> Market:
+    """Return the market of that name, or the only one that is on and fits."""
+    on = [of for of, _ in tables(home.settings, name, "day")]
+    fitting = on if name is not None else [of for of in on if fits(of)] or on
+    if len(fitting) > 1:
+        raise UsageError(f"say which market: --market {' or --market '.join(of.name for of in fitting)}")
+    return fitting[0]
+
+
+def _market_with(home: Platform, name: str | None, symbol: str) -> Market:
+    from ohlcv_pipeline.ledger import symbols
+
+    def has(of: Market) -> bool:
+        return symbol in {instrument.symbol for instrument in symbols.all_of(home.ledger, of)}
+
+    if name is None and not any(has(of) for of in home.markets):
+        raise UsageError(f"{symbol} is a symbol of none of {', '.join(of.name for of in home.markets)}")
+    return _market(home, name, has)
 
 
 def _spellings(of: Market, given: list[str]) -> dict[str, str]:

@@ -77,12 +77,14 @@ def test_dry_run_sends_nothing_and_starts_no_run(cli: Cli) -> None:
     requests = cli.requests()
     ended = cli.here("backfill", "--dry-run", "--json")
     assert ended.code == 0
-    plans = {plan["interval"]: plan for plan in ended.json()["plans"]}
-    assert plans["day"]["symbols"] == plans["minute"]["symbols"]
-    assert plans["minute"]["partitions"] == 91
+    plans = {plan["asset"]: plan for plan in ended.json()["plans"]}
+    minutes, sessions = plans["crypto/ohlcv_minute"], plans["us_equities/ohlcv_minute"]
+    assert plans["crypto/ohlcv_day"]["symbols"] == minutes["symbols"]
+    assert minutes["partitions"] == 91
+    assert 60 <= sessions["partitions"] <= 65
     # 300 bars a page: 90 days of minutes are at least 432 pages a symbol.
-    assert plans["minute"]["vendors"][0]["requests"] >= 4320
-    assert plans["minute"]["vendors"][0]["seconds_at_limit"] is None
+    assert minutes["vendors"][0]["requests"] >= 4320
+    assert minutes["vendors"][0]["seconds_at_limit"] is None
     assert cli.requests() == requests
     assert cli.runs() == []
 

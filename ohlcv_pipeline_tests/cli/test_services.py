@@ -22,7 +22,7 @@ def test_checks_ci_is_green_without_a_fault(cli: Cli) -> None:
     ended = cli("checks", "--ci", "--json")
     assert ended.code == 0, ended.out + ended.err
     tables = {table["table"]: table for table in ended.json()["tables"]}
-    assert set(tables) == {"crypto/ohlcv_minute", "crypto/ohlcv_day"}
+    assert set(tables) == {f"{m}/ohlcv_{i}" for m in ("crypto", "us_equities") for i in ("minute", "day")}
     assert all(len(table["checks"]) == 5 for table in tables.values())
     # It has a home and a sandbox of its own.
     assert not cli.home.exists()
