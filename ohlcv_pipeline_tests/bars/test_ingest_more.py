@@ -62,7 +62,7 @@ def test_a_vendor_that_repeats_and_shuffles_its_rows_delivers_each_bar_once(stor
     assert_accounted_for(store)
 
 
-def test_a_shifted_series_is_named_and_not_published(store: Store) -> None:
+def test_case_31_a_shifted_series_is_named_and_not_published(store: Store) -> None:
     outage = {("BTC", int(b)) for b in step("2025-11-20 10:00", 45)}
     fill(store, ["2025-11-20"], [Vendor(silent=outage)], NOW)
     before = manifest_row(store, "2025-11-20")
