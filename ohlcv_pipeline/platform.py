@@ -19,8 +19,8 @@ from ohlcv_pipeline.ledger.errors import UnknownSymbolError
 from ohlcv_pipeline.markets import Instrument, Market, market
 from ohlcv_pipeline.settings import Settings
 from ohlcv_pipeline.vendors.failover import Source
-from ohlcv_pipeline.vendors.registry import adapter
-from ohlcv_pipeline.vendors.transport import HttpTransport, Outcome
+from ohlcv_pipeline.vendors.registry import adapter, transport
+from ohlcv_pipeline.vendors.transport import Outcome
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,12 @@ class Platform:
         recorded: list[Outcome] = []
         settings = {name: self.settings.vendor(name) for name in of.vendors}
         budget = SharedBudget(self.ledger, settings)
-        transports = {
-            name: HttpTransport(name, chosen, budget=budget, record=recorded.append)
-            for name, chosen in settings.items()
-        }
+        transports = {name: transport(name, chosen, budget, recorded.append) for name, chosen in settings.items()}
         try:
-            for transport in transports.values():
-                await transport.__aenter__()
+            for way in transports.values():
+                await way.__aenter__()
             yield {name: Source(adapter(name, settings[name]), way) for name, way in transports.items()}
         finally:
-            for transport in transports.values():
-                await transport.__aexit__(None, None, None)
+            for way in transports.values():
+                await way.__aexit__(None, None, None)
             outcomes.append(self.ledger, recorded)

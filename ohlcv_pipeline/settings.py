@@ -33,6 +33,9 @@ KEY_VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 """Vendor → field of its settings → the vendor's own name of the variable, read beside `OHLCV_VENDORS__…`."""
 
+FOLDER_VENDORS = frozenset({"files"})
+"""Vendors that are a folder on this machine: they have no address, no key and no limits, in either profile."""
+
 NO_KEY = SecretStr("")
 SANDBOX_KEY = SecretStr("sandbox")
 
@@ -50,6 +53,7 @@ class VendorSettings(BaseModel):
     key_id: SecretStr = Field(NO_KEY, description="the public part of a key in two parts")
     key: SecretStr = NO_KEY
     feed: Literal["sip", "iex"] = Field("sip", description="alpaca only")
+    folder: str = Field("", description="files only: where the bars lie")
 
 
 def _markets_on(given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -113,7 +117,9 @@ class Settings(BaseSettings):
         given = self.vendors.get(name, VendorSettings())
         keys = KEY_VARIABLES.get(name, {})
         fill: dict[str, object] = {}
-        if self.profile == "sandbox":
+        if name in FOLDER_VENDORS:
+            fill = {"requests_per_second": None, "weight_per_minute": None}
+        elif self.profile == "sandbox":
             fill = {"requests_per_second": None, "weight_per_minute": None, **dict.fromkeys(keys, SANDBOX_KEY)}
             fill["base_url"] = f"{self.sandbox_url}/{name}"
         elif name in LIVE_URLS:

@@ -20,6 +20,7 @@ from ohlcv_pipeline.lake.tables import _SHARED, BAR_REVISIONS, STORED_BARS, sql_
 from ohlcv_pipeline.sandbox.faults import DEFECTS, KINDS
 from ohlcv_pipeline.settings import KEY_VARIABLES, LIVE_URLS, Settings, VendorSettings
 from ohlcv_pipeline.vendors.errors import Code
+from ohlcv_pipeline.vendors.registry import ADAPTERS
 from ohlcv_pipeline_tests.pages import (
     BLOCK,
     COMMANDS,
@@ -168,7 +169,7 @@ def test_env_example_names_every_setting_and_nothing_else() -> None:
     plain = {name for name in given if "__" not in name}
     assert plain == variables()
     of_vendors = [name.removeprefix("OHLCV_VENDORS__").split("__") for name in given if "__" in name]
-    assert {vendor.lower() for vendor, _ in of_vendors} <= set(LIVE_URLS)
+    assert {vendor.lower() for vendor, _ in of_vendors} <= set(ADAPTERS)
     assert {field.lower() for _, field in of_vendors} == set(VendorSettings.model_fields)
     keys = re.findall(r"^#([A-Z_]+_KEY(?:_ID)?)=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert {name for name in keys if not name.startswith("OHLCV_")} == vendor_keys()
@@ -238,7 +239,7 @@ def test_sandbox_page_explains_every_fault() -> None:
 
 def test_vendor_pages_name_every_vendor_and_market() -> None:
     text = (DOCS / "reference/vendors.md").read_text()
-    for name in LIVE_URLS:
+    for name in ADAPTERS:
         assert f"\n## {name}\n" in text
     for market in markets.MARKETS.values():
         for place, vendor in zip(("first", "second"), market.vendors, strict=True):

@@ -165,12 +165,14 @@ def _vendors(chosen: Settings) -> Iterator[Finding]:
     import httpx
 
     from ohlcv_pipeline.markets import market
+    from ohlcv_pipeline.settings import FOLDER_VENDORS
 
+    names = dict.fromkeys(vendor for name in chosen.markets for vendor in market(name).vendors)
+    yield from (_folder(name, chosen.vendor(name).folder) for name in names if name in FOLDER_VENDORS)
     if chosen.profile == "sandbox":
         targets = {"sandbox": f"{chosen.sandbox_url}/admin/health"}
     else:
-        names = dict.fromkeys(vendor for name in chosen.markets for vendor in market(name).vendors)
-        targets = {name: chosen.vendor(name).base_url for name in names}
+        targets = {name: chosen.vendor(name).base_url for name in names if name not in FOLDER_VENDORS}
     skews = []
     for name, url in targets.items():
         what = name if name == "sandbox" else f"vendor {name}"
@@ -189,6 +191,15 @@ def _vendors(chosen: Settings) -> Iterator[Finding]:
         state: State = "ok" if abs(skew) < SKEW_WARN else "warn" if abs(skew) < SKEW_FAIL else "fail"
         advice = "" if state == "ok" else "set this machine's clock (NTP): which bars are due depends on it"
         yield Finding("clock", state, f"{skew:+.0f} s beside the vendors'", advice)
+
+
+def _folder(vendor: str, folder: str) -> Finding:
+    advice = f"set OHLCV_VENDORS__{vendor.upper()}__FOLDER to the folder of the files"
+    if not folder:
+        return Finding(f"vendor {vendor}", "fail", "no folder is set", advice)
+    if not os.access(folder, os.R_OK | os.X_OK) or not Path(folder).is_dir():
+        return Finding(f"vendor {vendor}", "fail", f"{folder} is no folder that can be read", advice)
+    return Finding(f"vendor {vendor}", "ok", folder)
 
 
 def _disk(chosen: Settings) -> Finding:

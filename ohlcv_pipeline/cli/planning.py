@@ -17,8 +17,8 @@ from ohlcv_pipeline.markets import from_us, to_us
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline.vendors.failover import Source
-from ohlcv_pipeline.vendors.registry import adapter
-from ohlcv_pipeline.vendors.transport import HttpTransport, UnlimitedBudget
+from ohlcv_pipeline.vendors.registry import adapter, transport
+from ohlcv_pipeline.vendors.transport import UnlimitedBudget
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plan_table(home: Platform, selected: Selected, force: bool, now: datetime) -
     fetched = {cell: buckets for cell, buckets in cells.items() if cell[1] in covered}
     settings = {name: home.settings.vendor(name) for name in market.vendors}
     sources = {
-        name: Source(adapter(name, chosen), HttpTransport(name, chosen, UnlimitedBudget(), lambda _: None))
+        name: Source(adapter(name, chosen), transport(name, chosen, UnlimitedBudget(), lambda _: None))
         for name, chosen in settings.items()
     }
     requests = planned_requests(order, fetched, sources, home.settings.batch_rows, to_us(now)) if fetched else {}
