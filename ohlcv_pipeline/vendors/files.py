@@ -40,8 +40,8 @@ SPELLINGS: Mapping[str, str] = {
 """Column → what it means; capitals do not count. The last two are how `ohlcv export` writes them."""
 
 PERIOD = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?")
-EARLIEST_NUMBER = 1e8
-"""Numbers below are no seconds since the epoch, 1973 at the earliest, but dates as 20131007."""
+NUMBERS = (1e8, 1e19)
+"""Smaller numbers are no seconds since the epoch but dates, as 20131007, which is why they begin in 1973."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -87,13 +87,18 @@ def _parquet(body: bytes, asked: str) -> pa.Table:
         table = file.read(columns=list(names.values()), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise unusable(f"{asked}: expected a Parquet file, found one that cannot be read") from error
-    return pa.table({meaning: table[name] for meaning, name in names.items()})
+    columns = {meaning: table[name] for meaning, name in names.items()}
+    # Polars writes its texts as large ones.
+    return pa.table({m: c.cast(pa.string()) if pa.types.is_large_string(c.type) else c for m, c in columns.items()})
 
 
 def _csv(body: bytes, asked: str) -> pa.Table:
     text = body.removeprefix(BOM)
     header = text.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
-    columns = next(csv.reader([header]), [])
+    try:
+        columns = next(csv.reader([header]), [])
+    except csv.Error as error:
+        raise unusable(f"{asked}: expected a table, found {len(body)} bytes without the names of columns") from error
     names = _meanings(columns, asked)
     try:
         table = pacsv.read_csv(
@@ -182,7 +187,7 @@ def _whole(column: pa.ChunkedArray) -> Micros:
 
 
 def _since_epoch(stamps: Floats, asked: str) -> Micros:
-    if not (stamps >= EARLIEST_NUMBER).all():
+    if not ((stamps >= NUMBERS[0]) & (stamps < NUMBERS[1])).all():
         raise unusable(f"{asked}: expected instants, or numbers since the epoch after 1973, found another number")
     return micros(stamps)
 

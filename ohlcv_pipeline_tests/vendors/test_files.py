@@ -91,7 +91,9 @@ class TestColumns:
     def test_two_columns_for_one_thing_are_refused(self) -> None:
         assert "'bucket_start' and 'time'" in refusal(f"bucket_start,{HEADER}")
 
-    @pytest.mark.parametrize("body", [b"", b"\xef\xbb\xbf", b"\n", b"PAR1 but no more", b"\x00\x01\x02"])
+    @pytest.mark.parametrize(
+        "body", [b"", b"\xef\xbb\xbf", b"\n", b"PAR1 but no more", b"\x00\x01\x02", b"x" * 200_000]
+    )
     def test_what_is_no_table_is_refused(self, body: bytes) -> None:
         refusal(body)
 
@@ -140,7 +142,7 @@ class TestTimes:
         assert [(each.bucket_start, each.reason) for each in rejects] == [(None, "naive_time")]
         assert "2013-11-03 01:30:00" in rejects[0].raw
 
-    @pytest.mark.parametrize("time", ["20131007", "yesterday", "", "07/10/2013", "-5", "nan"])
+    @pytest.mark.parametrize("time", ["20131007", "yesterday", "", "07/10/2013", "-5", "nan", "1e300"])
     def test_a_time_that_is_none_refuses_the_file(self, time: str) -> None:
         refusal(f"{HEADER}{ROW}{time},1,4,1,2,5\n")
         refusal(f"{HEADER}{time},1,4,1,2,5\n")
@@ -159,7 +161,8 @@ class TestTimes:
         assert starts(rows_of(pa.array([OPEN], pa.timestamp(unit, "America/New_York")))) == [OPEN_US]
         scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
         assert starts(rows_of(pa.array([1_381_152_600 * scale]))) == [OPEN_US]
-        assert starts(rows_of(pa.array(["2013-10-07T13:30:00Z"]))) == [OPEN_US]
+        for text in (pa.string(), pa.large_string()):
+            assert starts(rows_of(pa.array(["2013-10-07T13:30:00Z"], text))) == [OPEN_US]
 
     def test_parquet_of_other_types_is_refused(self) -> None:
         assert "found bool" in refusal(rows_of(pa.array([True])))
