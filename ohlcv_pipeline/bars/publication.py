@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION
+from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION, checksum, records
 from ohlcv_pipeline.bars.gaps import common
 from ohlcv_pipeline.bars.merge import Account, Merged, Series, merge
 from ohlcv_pipeline.bars.planning import SECOND_LOOK, Cause, Order
+from ohlcv_pipeline.bars.revisions import Replaced, causes, restored, superseded
 from ohlcv_pipeline.bars.schema import Delivery, Finding, Judged, Reason
 from ohlcv_pipeline.bars.verify import mismatches, read_cells, still_claimed
 from ohlcv_pipeline.frames import TIMESTAMP, VALUE_COLUMNS, Micros, micros
@@ -76,7 +77,7 @@ def publish(
         start_us=min(start for start, _ in decision.bounds.values()),
         end_us=max(end for _, end in decision.bounds.values()),
     )
-    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers)
+    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers, now)
     if changes and decision.touched:
         touched = pa.Table.from_pylist(decision.touched, MANIFEST)
         stored = read_cells(store.reader, order.market, order.interval, touched)
@@ -107,39 +108,45 @@ class Decision:
         self.shifted, self.touched = [], []
         bars, absent = _by_symbol(stored.bars), _by_symbol(stored.absent)
         cells = {(row["symbol"], row["partition"]): row for row in stored.manifest.to_pylist()}
-        inserted, superseded = [], []
+        inserted, outgoing = [], []
         manifest: list[dict[str, Any]] = []
         new_absent: list[dict[str, Any]] = []
         old_absent: list[dict[str, Any]] = []
         findings: list[dict[str, Any]] = []
         for offer in offers:
             symbol = offer.instrument.symbol
-            offered = self._inside(self._stored_form(offer))
-            merged = merge(bars.get(symbol, stored.bars.slice(0, 0)), offered, self._rank, force=self.order.force)
+            held = bars.get(symbol, stored.bars.slice(0, 0))
+            offered = self._inside(self._stored_form(offer, stored.next_at))
+            merged = merge(held, offered, self._rank, force=self.order.force)
             findings += [self._finding(symbol, finding) for finding in offer.judged.findings]
             if merged.shifted:
                 self.shifted.append(symbol)
                 findings += [self._finding(symbol, finding) for finding in _shift_findings(offer)]
                 continue
-            inserted.append(merged.inserted)
             absences = self._absences(offer, merged, absent.get(symbol, stored.absent.slice(0, 0)))
             new_absent += absences.added
             old_absent += absences.removed
             series = Series.of(symbol, self.order.interval, merged.bars)
             came, went = micros(merged.inserted["bucket_start"]), micros(merged.superseded["bucket_start"])
+            coming = merged.inserted
             for key, (start, end) in self.bounds.items():
                 before = cells.get((symbol, key))
                 row = self._manifest_row(offer, key, series, absences, before)
                 if row is not None:
                     manifest.append(row)
-                if _any_within(went, start, end):
-                    superseded.append(self._superseded(merged, key, before))
+                comes, goes = _any_within(came, start, end), _any_within(went, start, end)
+                damaged = (comes or goes) and before is not None and self._damaged(held, key, before)
+                if goes:
+                    outgoing.append(self._superseded(merged, key, before, stored.next_at, damaged=damaged))
+                if damaged and before is not None and (row or before)["checksum"] == before["checksum"]:
+                    coming = restored(coming, _between(held, start, end), start, end, before["fetched_at"])
                 standing = row or before
-                if standing is not None and (row is not None or _any_within(came, start, end)):
+                if standing is not None and (row is not None or comes):
                     self.touched.append(standing)
+            inserted.append(coming)
         return Changes(
             inserted=pa.concat_tables([STORED_BARS.empty_table(), *inserted]),
-            superseded=pa.concat_tables([BAR_REVISIONS.empty_table(), *superseded]),
+            superseded=pa.concat_tables([BAR_REVISIONS.empty_table(), *outgoing]),
             manifest=pa.Table.from_pylist(manifest, MANIFEST),
             absent=pa.Table.from_pylist(new_absent, ABSENT_BUCKETS),
             present=pa.Table.from_pylist(old_absent, ABSENT_BUCKETS),
@@ -150,8 +157,8 @@ class Decision:
         order = self.order.market.vendors
         return order.index(vendor) if vendor in order else len(order)
 
-    def _stored_form(self, offer: Offer) -> pa.Table:
-        """Return the judged bars with the columns that tell where they came from."""
+    def _stored_form(self, offer: Offer, at: datetime) -> pa.Table:
+        """Return the judged bars with the columns that tell where they came from, and since when they are held."""
         judged, n = offer.judged, offer.judged.bars.num_rows
         source = pa.array(judged.source)
         vendors = pa.array([d.vendor for d in offer.deliveries], pa.string())
@@ -163,6 +170,7 @@ class Decision:
                 vendors.take(source),
                 fetched.take(source),
                 _constant(self.order.run_id, n),
+                pa.repeat(pa.scalar(at, TIMESTAMP), n),
             ],
             schema=STORED_BARS,
         )
@@ -248,22 +256,19 @@ class Decision:
             self.expected[known] = len(buckets)
         return self.expected[known]
 
-    def _superseded(self, merged: Merged, key: str, before: dict[str, Any] | None) -> pa.Table:
+    def _damaged(self, held: pa.Table, key: str, before: dict[str, Any]) -> bool:
+        """Return whether a cell's stored bars are not those that its manifest row speaks of."""
+        bars = _between(held, *self.bounds[key])
+        return checksum(before["symbol"], self.order.interval, records(bars)) != before["checksum"]
+
+    def _superseded(
+        self, merged: Merged, key: str, before: dict[str, Any] | None, at: datetime, *, damaged: bool
+    ) -> pa.Table:
         """Return the cell's replaced bars as rows of the revision history."""
-        rows = _between(merged.superseded, *self.bounds[key])
-        n = rows.num_rows
-        return pa.Table.from_arrays(
-            [
-                _constant(self.order.market.name, n),
-                _constant(str(self.order.interval), n),
-                *rows.columns,
-                pa.array([before["revision"] if before else 0] * n, pa.int64()),
-                rows["fetched_at"],
-                pa.array([self.now] * n, TIMESTAMP),
-                _constant(self.order.run_id, n),
-            ],
-            schema=BAR_REVISIONS,
-        )
+        went = _between(merged.superseded, *self.bounds[key])
+        why = [Replaced.REPAIR] * went.num_rows if damaged else causes(went, merged.inserted, self._rank)
+        revision = before["revision"] if before else 0
+        return superseded(went, self.order.market.name, self.order.interval, revision, at, self.order.run_id, why)
 
     def _finding(self, symbol: str, finding: Finding) -> dict[str, Any]:
         bucket = finding.bucket_start

@@ -91,6 +91,7 @@ def column_schema(quote: str) -> dg.TableSchema:
         "source_vendor": "who delivered the bar",
         "fetched_at": "when; UTC",
         "run_id": "of the run that stored it",
+        "published_at": "since when the lake holds it; UTC",
     }
     return dg.TableSchema(
         columns=[dg.TableColumn(n, t.lower(), description=meaning[n]) for n, t in sql_types(STORED_BARS).items()]

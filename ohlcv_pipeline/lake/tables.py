@@ -23,8 +23,11 @@ STORED_BARS = pa.schema(
         pa.field("source_vendor", TEXT),
         pa.field("fetched_at", TIMESTAMP),
         pa.field("run_id", TEXT),
+        pa.field("published_at", TIMESTAMP),
     ]
 )
+"""`published_at` is the instant of the publication since which the lake holds the bar: one for all its rows, and
+later than that of any publication to the same table before it. Null in bars of a lake of version 1 (see `valid_from`)."""
 
 CELL = [pa.field(name, TEXT) for name in ("market", "interval", "symbol", "partition")]
 """A cell is what one manifest row speaks of: one symbol of one partition of one table."""
@@ -63,13 +66,15 @@ BAR_REVISIONS = pa.schema(
     [
         pa.field("market", TEXT),
         pa.field("interval", TEXT),
-        *STORED_BARS,
+        *(column for column in STORED_BARS if column.name != "published_at"),
         pa.field("revision", pa.int64()),
         pa.field("valid_from", TIMESTAMP),
         pa.field("superseded_at", TIMESTAMP),
         pa.field("superseded_by_run", TEXT),
+        pa.field("cause", TEXT),
     ]
 )
+"""Bars that were replaced: the lake held one from `valid_from` up to, and without, `superseded_at`."""
 
 QUARANTINE = pa.schema(
     [
@@ -107,7 +112,15 @@ FILE_SEALS = pa.schema(
 )
 """Size and hash of every file of the lake: the checksum covers five values of a bar, the seal every byte."""
 
-HEADS = pa.schema([pa.field("market", TEXT), pa.field("interval", TEXT), pa.field("version", pa.int64())])
+HEADS = pa.schema(
+    [
+        pa.field("market", TEXT),
+        pa.field("interval", TEXT),
+        pa.field("version", pa.int64()),
+        pa.field("published_at", TIMESTAMP),
+    ]
+)
+"""How often a bars table was published to, and the instant of the newest publication."""
 
 _SQL_TYPES = {
     TEXT: "VARCHAR",
@@ -136,8 +149,21 @@ _SHARED = {
     "heads": HEADS,
 }
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
-"""What takes a lake of version n to n + 1, from 1 on; entries are only ever added. A new lake is made whole."""
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "ALTER TABLE {bars} ADD COLUMN published_at TIMESTAMP WITH TIME ZONE",
+        "ALTER TABLE lake.bar_revisions ADD COLUMN cause VARCHAR",
+        "ALTER TABLE lake.heads ADD COLUMN published_at TIMESTAMP WITH TIME ZONE",
+    ),
+)
+"""What takes a lake of version n to n + 1, from 1 on; entries are only ever added. A new lake is made whole.
+
+A statement about `{bars}` is executed for each bars table that there is.
+"""
+
+VALID_FROM = "coalesce(published_at, fetched_at)"
+"""SQL for the instant since which the lake holds a bar. A lake of version 1 did not keep it: there the answer's stands
+in, which came seconds before."""
 
 
 def bars_table(market: str, interval: Interval | str) -> str:
@@ -234,14 +260,15 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
     newest = 1 + len(MIGRATIONS)
     # Looking and creating share a transaction: of two processes that find no lake, one conflicts and looks again.
     with transaction(connection):
-        version, missing = _state(connection, markets)
+        version, bars, missing = _state(connection, markets)
         if version > newest:
             raise LakeError(f"the lake is of version {version}, this release knows {newest}; upgrade the package")
         if version == 0:
             _create(connection)
         elif version < newest:
             for statement in (line for step in MIGRATIONS[version - 1 :] for line in step):
-                connection.execute(statement)
+                for table in bars if "{bars}" in statement else [""]:
+                    connection.execute(statement.replace("{bars}", table))
         if version < newest:
             connection.execute("INSERT INTO lake.lake_version VALUES (?)", [newest])
         for market in missing:
@@ -250,7 +277,7 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
                 table = bars_table(market, interval)
                 connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
                 connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
-                connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0)", [market, interval])
+                connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0, NULL)", [market, interval])
     if version == 0:
         for name in _SHARED:
             connection.execute(
@@ -258,8 +285,8 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
             )
 
 
-def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> tuple[int, list[str]]:
-    """Return the lake's version, 0 when there is none yet, and the markets without tables."""
+def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> tuple[int, list[str], list[str]]:
+    """Return the lake's version, 0 when there is none yet, the bars tables there are, and the markets without."""
     have = {
         (schema, name)
         for schema, name in connection.execute(
@@ -269,7 +296,9 @@ def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> t
     version = 0
     if ("main", "lake_version") in have:
         ((version,),) = connection.execute("SELECT max(version) FROM lake.lake_version").fetchall()
-    return version, [m for m in markets if (m, "ohlcv_day") not in have]
+    tables = [bars_table(schema, interval) for schema, name in sorted(have) for interval in Interval
+              if name == f"ohlcv_{interval}"]
+    return version, tables, [m for m in markets if (m, "ohlcv_day") not in have]
 
 
 def _create(connection: duckdb.DuckDBPyConnection) -> None:

@@ -32,7 +32,7 @@ from ohlcv_pipeline.lake.tables import (
     bars_table,
     data_files,
 )
-from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline.markets import Interval, from_us, to_us
 
 _SERVER_TURN = f"""
 FROM postgres_query('{CATALOG}', $$SELECT pg_advisory_xact_lock(hashtext('ohlcv_pipeline writer'))::text$$)
@@ -54,11 +54,16 @@ class Scope:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the lake holds of a scope, sorted by symbol and bucket, in one snapshot."""
+    """What the lake holds of a scope, sorted by symbol and bucket, in one snapshot.
+
+    `next_at` is the instant of the publication that follows: now, or just after the newest one of the table when the
+    clock went back, so that the instants of a table's publications grow with their order.
+    """
 
     bars: pa.Table
     manifest: pa.Table
     absent: pa.Table
+    next_at: datetime
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Writer:
     raw: RawStore
     _sealed: set[str] = field(default_factory=set, repr=False)
 
-    def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject]) -> Changes:
+    def publish(self, scope: Scope, decide: Decide, answers: Sequence[RawObject], now: datetime) -> Changes:
         """Commit what `decide` makes of the stored state, and return it. Nothing to change: nothing is written.
 
         `answers` are made durable in the raw store before the rows that name them are committed.
@@ -101,7 +106,7 @@ class Writer:
         connection = self.catalog.cursor()
         try:
             with self.turn():
-                return retry_conflicts(lambda: self._publish(connection, scope, decide, answers))
+                return retry_conflicts(lambda: self._publish(connection, scope, decide, answers, now))
         except duckdb.Error as error:
             raise LakeError(f"publishing {scope.market} {scope.interval} bars failed: {error}") from error
         finally:
@@ -113,15 +118,16 @@ class Writer:
         scope: Scope,
         decide: Decide,
         answers: Sequence[RawObject],
+        now: datetime,
     ) -> Changes:
         with transaction(connection):
-            stored = read_stored(connection, scope)
+            stored = read_stored(connection, scope, now)
             changes = decide(stored)
             changes = replace(changes, quarantine=_unseen(connection, changes.quarantine))
             if changes:
                 with ThreadPoolExecutor(1) as beside:
                     packing = beside.submit(self.raw.write, answers)
-                    _raise_head(connection, scope)
+                    _raise_head(connection, scope, stored.next_at)
                     _apply(connection, scope, stored, changes)
                     _index_raw(connection, answers, packing.result())
         return changes
@@ -186,13 +192,14 @@ class Writer:
             connection.close()
 
 
-def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope) -> Stored:
+def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope, now: datetime) -> Stored:
     """Return what the lake holds of a scope, as this connection's transaction sees it."""
+    next_at = _next_instant(connection, scope, now)
     cells = [scope.market, scope.interval, list(scope.symbols), list(scope.partitions)]
     where = "market = ? AND interval = ? AND list_contains(?, symbol) AND list_contains(?, partition)"
     # Most cells of a backfill are new; to learn that, the lists of raw ids need not be read.
     if not connection.execute(f"SELECT symbol FROM lake.manifest WHERE {where} LIMIT 1", cells).fetchall():
-        return Stored(STORED_BARS.empty_table(), MANIFEST.empty_table(), ABSENT_BUCKETS.empty_table())
+        return Stored(STORED_BARS.empty_table(), MANIFEST.empty_table(), ABSENT_BUCKETS.empty_table(), next_at)
     manifest = _table(connection, f"SELECT * FROM lake.manifest WHERE {where}", cells, MANIFEST)
     absent = _table(connection, f"SELECT * FROM lake.absent_buckets WHERE {where}", cells, ABSENT_BUCKETS)
     bars = _table(
@@ -203,7 +210,7 @@ def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope) -> Stored:
         [list(scope.symbols), scope.start_us, scope.end_us],
         STORED_BARS,
     )
-    return Stored(bars, manifest, absent)
+    return Stored(bars, manifest, absent, next_at)
 
 
 def file_sha256(path: str) -> str:
@@ -212,11 +219,21 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _raise_head(connection: duckdb.DuckDBPyConnection, scope: Scope) -> None:
+def _next_instant(connection: duckdb.DuckDBPyConnection, scope: Scope, now: datetime) -> datetime:
+    """Return the instant of a publication to a table: now, but later than the newest one there is."""
+    ((newest,),) = connection.execute(
+        "SELECT epoch_us(published_at) FROM lake.heads WHERE market = ? AND interval = ?",
+        [scope.market, scope.interval],
+    ).fetchall()
+    return now if newest is None else max(now, from_us(newest + 1))
+
+
+def _raise_head(connection: duckdb.DuckDBPyConnection, scope: Scope, at: datetime) -> None:
     """Make two publications to one table conflict, so that the later one decides on the earlier one's state."""
     connection.execute(
-        "UPDATE lake.heads SET version = version + 1 WHERE market = ? AND interval = ?",
-        [scope.market, scope.interval],
+        "UPDATE lake.heads SET version = version + 1, published_at = make_timestamptz(?)"
+        " WHERE market = ? AND interval = ?",
+        [to_us(at), scope.market, scope.interval],
     )
 
 

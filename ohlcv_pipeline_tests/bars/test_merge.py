@@ -24,6 +24,7 @@ def stored(buckets: Micros, values: Floats | None = None, vendor: str = "coinbas
         [
             pa.array(["BTC"] * n, pa.string()), *bars.columns, pa.array([vendor] * n, pa.string()),
             pa.array([utc("2025-11-20 02:00")] * n, TIMESTAMP), pa.array([RUN] * n, pa.string()),
+            pa.array([utc("2025-11-20 02:01")] * n, TIMESTAMP),
         ],
         schema=STORED_BARS,
     )  # fmt: skip

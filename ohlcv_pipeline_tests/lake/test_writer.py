@@ -43,7 +43,8 @@ ALL = step(PARTITION, 1440)
 def rows(n: int, symbol: str = "BTC") -> pa.Table:
     bars = bars_of(symbol, MINUTE, ALL[:n])
     return pa.Table.from_arrays(
-        [pa.repeat(symbol, n), *bars.columns, pa.repeat("coinbase", n), pa.array([NOW] * n), pa.repeat(RUN, n)],
+        [pa.repeat(symbol, n), *bars.columns, pa.repeat("coinbase", n), pa.array([NOW] * n), pa.repeat(RUN, n)]
+        + [pa.array([NOW] * n)],
         names=STORED_BARS.names,
     ).cast(STORED_BARS)
 
@@ -55,7 +56,7 @@ def test_nothing_is_left_of_a_publication_whose_decision_fails(store: Store) -> 
         raise RuntimeError("no idea")
 
     with pytest.raises(RuntimeError, match="no idea"):
-        store.writer.publish(SCOPE, decide, [])
+        store.writer.publish(SCOPE, decide, [], NOW)
     assert snapshots(store) == newest
     publish_one(store, offer(ALL, NOW), NOW, [PARTITION])
 
@@ -65,7 +66,7 @@ def test_nothing_is_left_of_a_publication_whose_last_insert_fails(store: Store) 
     before, newest = manifest_row(store, PARTITION), snapshots(store)
     torn = pa.table({name: ["no number"] for name in MANIFEST.names})
     with pytest.raises(LakeError, match="publishing crypto minute bars failed"):
-        store.writer.publish(SCOPE, lambda stored: Changes(inserted=rows(50, "ETH"), manifest=torn), [])
+        store.writer.publish(SCOPE, lambda stored: Changes(inserted=rows(50, "ETH"), manifest=torn), [], NOW)
     assert (manifest_row(store, PARTITION), snapshots(store)) == (before, newest)
     assert count(store, "crypto.ohlcv_minute") == 100
     assert verify(store.reader, CRYPTO, MINUTE).passed
@@ -74,13 +75,13 @@ def test_nothing_is_left_of_a_publication_whose_last_insert_fails(store: Store) 
 def test_a_writer_can_publish_again_after_a_failure(store: Store) -> None:
     torn = pa.table({name: ["no number"] for name in MANIFEST.names})
     with pytest.raises(LakeError):
-        store.writer.publish(SCOPE, lambda stored: Changes(manifest=torn), [])
+        store.writer.publish(SCOPE, lambda stored: Changes(manifest=torn), [], NOW)
     assert publish_one(store, offer(ALL, NOW), NOW, [PARTITION]).rows == 1440
 
 
 def test_no_changes_make_no_snapshot(store: Store) -> None:
     newest = snapshots(store)
-    assert not store.writer.publish(SCOPE, lambda stored: Changes(), [])
+    assert not store.writer.publish(SCOPE, lambda stored: Changes(), [], NOW)
     assert snapshots(store) == newest
 
 
@@ -92,7 +93,7 @@ def test_a_decision_sees_the_scope_and_nothing_beside_it(store: Store) -> None:
         seen.append(stored)
         return Changes()
 
-    store.writer.publish(SCOPE, decide, [])
+    store.writer.publish(SCOPE, decide, [], NOW)
     (stored,) = seen
     assert (stored.bars.num_rows, stored.manifest.num_rows) == (1440, 1)
     assert set(stored.bars["symbol"].to_pylist()) == {"BTC"}
@@ -109,7 +110,7 @@ def test_the_loser_of_a_race_decides_again_on_the_winners_state(store: Store, mo
             assert publish_one(store, offer(ALL, NOW), NOW, [PARTITION]).rows == 1440
         return Changes() if stored.manifest.num_rows else Changes(inserted=rows(1440))
 
-    assert not store.writer.publish(SCOPE, decide, [])
+    assert not store.writer.publish(SCOPE, decide, [], NOW)
     assert seen == [0, 1]
     assert count(store, "crypto.ohlcv_minute") == 1440
 
@@ -126,7 +127,7 @@ def test_a_race_lost_too_often_is_given_up(store: Store, monkeypatch: pytest.Mon
         return Changes(manifest=MANIFEST.empty_table(), inserted=rows(1, "ETH"))
 
     with pytest.raises(LakeConflictError, match="3 times in a row"):
-        store.writer.publish(SCOPE, decide, [])
+        store.writer.publish(SCOPE, decide, [], NOW)
     assert (lost, count(store, "crypto.ohlcv_minute")) == (3, 3)
 
 
