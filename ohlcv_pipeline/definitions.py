@@ -6,6 +6,7 @@ import dagster as dg
 
 from ohlcv_pipeline.bars.assets import bars_asset
 from ohlcv_pipeline.bars.checks import bars_checks
+from ohlcv_pipeline.bars.rereading import corrections_job, corrections_schedule
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
@@ -17,11 +18,15 @@ from ohlcv_pipeline.settings import Settings, settings
 def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Definitions:
     """Return the tables of one market with their checks, jobs and schedules."""
     jobs = {interval: refresh_job(of, interval) for interval in Interval}
+    rereading = corrections_job(of)
     return dg.Definitions(
         assets=[bars_asset(of, interval) for interval in Interval],
         asset_checks=[bars_checks(of, interval) for interval in Interval],
-        jobs=list(jobs.values()),
-        schedules=[refresh_schedule(of, interval, jobs[interval], status) for interval in Interval],
+        jobs=[*jobs.values(), rereading],
+        schedules=[
+            *(refresh_schedule(of, interval, jobs[interval], status) for interval in Interval),
+            corrections_schedule(of, rereading, status),
+        ],
     )
 
 

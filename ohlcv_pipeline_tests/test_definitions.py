@@ -47,6 +47,7 @@ def contents(of: dg.Definitions) -> dict[str, list[str]]:
 def expected(*markets: str) -> dict[str, list[str]]:
     tables = [(name, interval) for name in markets for interval in ("day", "minute")]
     refreshes = [f"{name}_{interval}_refresh" for name, interval in tables]
+    corrections = [f"{name}_corrections" for name in markets]
     return {
         "assets": sorted(f"{name}/ohlcv_{interval}" for name, interval in tables),
         "checks": sorted(
@@ -54,8 +55,8 @@ def expected(*markets: str) -> dict[str, list[str]]:
             for name, interval in tables
             for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
         ),
-        "jobs": sorted([*refreshes, "lake_maintenance", "verify_lake"]),
-        "schedules": sorted([*refreshes, "lake_maintenance", "verify"]),
+        "jobs": sorted([*refreshes, *corrections, "lake_maintenance", "verify_lake"]),
+        "schedules": sorted([*refreshes, *corrections, "lake_maintenance", "verify"]),
         "sensors": [],
         "resources": ["duckdb", "platform"],
     }
@@ -74,8 +75,20 @@ def test_the_code_location_of_crypto_is_this() -> None:
             for interval in ("day", "minute")
             for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
         ],
-        "jobs": ["crypto_day_refresh", "crypto_minute_refresh", "lake_maintenance", "verify_lake"],
-        "schedules": ["crypto_day_refresh", "crypto_minute_refresh", "lake_maintenance", "verify"],
+        "jobs": [
+            "crypto_corrections",
+            "crypto_day_refresh",
+            "crypto_minute_refresh",
+            "lake_maintenance",
+            "verify_lake",
+        ],
+        "schedules": [
+            "crypto_corrections",
+            "crypto_day_refresh",
+            "crypto_minute_refresh",
+            "lake_maintenance",
+            "verify",
+        ],
         "sensors": [],
         "resources": ["duckdb", "platform"],
     }

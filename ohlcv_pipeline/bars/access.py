@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ohlcv_pipeline.bars.rollup import WIDTHS, bucket_of, roll_up
 from ohlcv_pipeline.frames import micros
+from ohlcv_pipeline.lake.history import History
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.lake.store import open_store
 from ohlcv_pipeline.markets import MINUTE_US, Interval, Market, market, to_us
@@ -69,7 +70,16 @@ class Lake:
         self._reader = reader
         self._markets = markets
 
-    def bars(self, symbol: str, interval: str, start: Instant, end: Instant, *, market: str | None = None) -> Bars:
+    def bars(
+        self,
+        symbol: str,
+        interval: str,
+        start: Instant,
+        end: Instant,
+        *,
+        market: str | None = None,
+        as_of: Instant | None = None,
+    ) -> Bars:
         """Return one symbol's bars with start <= `bucket_start` < end, oldest first.
 
         Args:
@@ -79,6 +89,9 @@ class Lake:
             start: an aware datetime, an ISO text with a zone, or a date (00:00 UTC).
             end: likewise, exclusive.
             market: where the symbol is in more than one.
+            as_of: give the bars as the lake held them at this instant, however they were revised since. A
+                publication counts from its instant on; one that is under way may still fall before `as_of` when
+                that is less than its duration ago.
 
         Raises:
             ValueError: an unknown symbol or interval, a time without a zone, an end before the start.
@@ -88,28 +101,40 @@ class Lake:
         if end_us <= start_us:
             raise ValueError(f"end {end} must be after start {start}")
         home = self._market(symbol, market)
+        at_us = None if as_of is None else instant_us(as_of)
         if interval in WIDTHS:
-            table = self._rolled_up(home, symbol, interval, start_us, end_us)
+            table = self._rolled_up(home, symbol, interval, start_us, end_us, at_us)
         else:
-            table = self._reader.bars(home.name, Interval.parse(interval), symbol, start_us, end_us)
+            table = self._stored(home, Interval.parse(interval), symbol, start_us, end_us, at_us)
         return Bars(table.to_pandas().set_index("bucket_start"))
 
-    def _rolled_up(self, home: Market, symbol: str, code: str, start_us: int, end_us: int) -> pa.Table:
+    def _stored(
+        self, home: Market, interval: Interval, symbol: str, start_us: int, end_us: int, at_us: int | None
+    ) -> pa.Table:
+        if at_us is None:
+            return self._reader.bars(home.name, interval, symbol, start_us, end_us)
+        return History(self._reader).bars(home.name, interval, symbol, start_us, end_us, at_us)
+
+    def _rolled_up(
+        self, home: Market, symbol: str, code: str, start_us: int, end_us: int, at_us: int | None
+    ) -> pa.Table:
         first = bucket_of(start_us + WIDTHS[code] - 1, code)
         last = bucket_of(end_us - 1, code)
         end_us = last + WIDTHS[code]
-        minutes = self._reader.bars(home.name, Interval.MINUTE, symbol, first, end_us)
+        minutes = self._stored(home, Interval.MINUTE, symbol, first, end_us, at_us)
         rolled = roll_up(minutes, code)
         if not rolled.num_rows:
             return rolled
         newest_start = int(micros(rolled["bucket_start"])[-1])
         closes = newest_start + WIDTHS[code]
         reached = int(micros(minutes["bucket_start"])[-1]) + MINUTE_US
-        if reached < closes and not self._holds_later(home, symbol, closes):
+        if reached < closes and not self._holds_later(home, symbol, closes, at_us):
             return rolled.slice(0, rolled.num_rows - 1)
         return rolled
 
-    def _holds_later(self, home: Market, symbol: str, instant: int) -> bool:
+    def _holds_later(self, home: Market, symbol: str, instant: int, at_us: int | None) -> bool:
+        if at_us is not None:
+            return History(self._reader).reaches(home.name, Interval.MINUTE, symbol, instant, at_us)
         return self._reader.newest(home.name, Interval.MINUTE, symbol) >= instant
 
     def _market(self, symbol: str, name: str | None) -> Market:

@@ -41,7 +41,7 @@ class Cause(StrEnum):
 class Order:
     """What one run is to account for: these symbols of these partitions of one table.
 
-    `force` fetches everything again and lets any vendor replace any bar.
+    `again` fetches everything again, what is complete included; `force` does too, and lets any vendor replace any bar.
     """
 
     market: Market
@@ -50,6 +50,12 @@ class Order:
     partitions: Sequence[str]
     run_id: str
     force: bool = False
+    again: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether what is stored is fetched like what is not."""
+        return self.force or self.again
 
 
 def unopened(market: Market, interval: Interval, partitions: Sequence[str], now: datetime) -> dict[str, datetime]:
@@ -66,7 +72,7 @@ def wanted(order: Order, reader: Reader, now: datetime) -> Cells:
     """Return the buckets to fetch of each cell that is not complete, newest partition first.
 
     A cell that holds bars asks for what is missing and, once more, for its newest bar; buckets without
-    trades, and those that were asked for in vain within the hour, are left out. `force` asks for everything.
+    trades, and those that were asked for in vain within the hour, are left out. `again` and `force` ask for everything.
     """
     market, interval = order.market, order.interval
     bounds = {key: market.partition_bounds(interval, key) for key in sorted(order.partitions, reverse=True)}
@@ -76,11 +82,11 @@ def wanted(order: Order, reader: Reader, now: datetime) -> Cells:
     for key, (start, end) in bounds.items():
         for instrument in order.instruments:
             row = rows.get((instrument.symbol, key))
-            if row is None or order.force or not row["complete"]:
+            if row is None or order.everything or not row["complete"]:
                 expected = market.expected(interval, instrument, start, end, to_us(now))
                 if len(expected):
                     cells[instrument.symbol, key] = expected
-    if order.force:
+    if order.everything:
         return cells
     begun = _begun(order, reader, {cell: bounds[cell[1]] for cell in cells if cell in rows}, now)
     remaining = {cell: _remaining(buckets, begun.get(cell), interval) for cell, buckets in cells.items()}

@@ -259,7 +259,7 @@ class Decision:
     def _damaged(self, held: pa.Table, key: str, before: dict[str, Any]) -> bool:
         """Return whether a cell's stored bars are not those that its manifest row speaks of."""
         bars = _between(held, *self.bounds[key])
-        return checksum(before["symbol"], self.order.interval, records(bars)) != before["checksum"]
+        return checksum(before["symbol"], self.order.interval, records(bars)) != str(before["checksum"])
 
     def _superseded(
         self, merged: Merged, key: str, before: dict[str, Any] | None, at: datetime, *, damaged: bool

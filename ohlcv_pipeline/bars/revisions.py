@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ohlcv_pipeline.bars.merge import Rank
 from ohlcv_pipeline.frames import TIMESTAMP, micros
-from ohlcv_pipeline.lake.tables import BAR_REVISIONS, STORED_BARS
+from ohlcv_pipeline.lake.tables import BAR_REVISIONS, STORED_BARS, valid_from
 from ohlcv_pipeline.markets import Interval, to_us
 
 
@@ -91,8 +91,3 @@ def restored(came: pa.Table, damaged: pa.Table, start_us: int, end_us: int, chan
         instants[place] = since.get(int(buckets[place]), to_us(changed_at))
     at = STORED_BARS.get_field_index("published_at")
     return came.set_column(at, STORED_BARS.field(at), pa.array(instants, pa.int64()).view(TIMESTAMP))
-
-
-def valid_from(bars: pa.Table) -> pa.ChunkedArray:
-    """Return since when the lake holds each stored bar; a lake of version 1 kept only when the answer came."""
-    return pc.coalesce(bars["published_at"], bars["fetched_at"])

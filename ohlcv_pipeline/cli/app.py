@@ -17,6 +17,7 @@ from ohlcv_pipeline.cli import (
     export,
     gaps,
     maintain,
+    revisions,
     sandbox,
     services,
     status,
@@ -67,6 +68,7 @@ app.command("backfill", rich_help_panel="Bars")(backfill.backfill)
 app.command("status", rich_help_panel="Bars")(status.status)
 app.command("gaps", rich_help_panel="Bars")(gaps.gaps)
 app.command("export", rich_help_panel="Bars")(export.export)
+app.command("revisions", rich_help_panel="Trust")(revisions.revisions)
 app.add_typer(symbols.app, name="symbols", rich_help_panel="Bars")
 app.command("verify", rich_help_panel="Trust")(verify.verify)
 app.command("checks", rich_help_panel="Trust")(checks.checks)

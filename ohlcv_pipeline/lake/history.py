@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, VALUE_COLUMNS, micros
 from ohlcv_pipeline.lake.reader import Reader
-from ohlcv_pipeline.lake.tables import VALID_FROM, bars_table
+from ohlcv_pipeline.lake.tables import VALID_FROM, bars_table, valid_from
 from ohlcv_pipeline.markets import Interval
 
 _BARS = ", ".join(BAR_SCHEMA.names)
@@ -35,18 +35,14 @@ class History:
         """
         window = [symbol, start_us, end_us]
         # First what is held now: a bar that is replaced between the two reads is then in both, never in neither.
-        held = self.reader.query(
-            f"SELECT {_BARS} FROM {bars_table(market, interval)}"
-            f" WHERE {_OF_SYMBOL} AND {VALID_FROM} <= make_timestamptz(?)",
-            [*window, at_us],
-        ).cast(BAR_SCHEMA)
+        held = self.reader.dated_bars(market, interval, symbol, start_us, end_us)
         replaced = self.reader.query(
             f"SELECT {_BARS} FROM lake.bar_revisions WHERE market = ? AND interval = ? AND {_OF_SYMBOL}"
             " AND valid_from <= make_timestamptz(?) AND superseded_at > make_timestamptz(?)"
             " ORDER BY bucket_start, superseded_at",
             [market, interval, *window, at_us, at_us],
         ).cast(BAR_SCHEMA)
-        return _sorted(_overlaid(held, replaced))
+        return _overlaid(held, replaced, at_us)
 
     def reaches(self, market: str, interval: Interval, symbol: str, start_us: int, at_us: int) -> bool:
         """Return whether the lake held at an instant a bar of a symbol with `bucket_start` >= start."""
@@ -76,7 +72,9 @@ class History:
         `superseded_by_run` and `cause` (null in a lake of version 1).
         """
         names = ("revision", "superseded_at", "superseded_by_run", "cause")
-        values = [f"{side}.{name} AS {label}_{name}" for name in VALUE_COLUMNS for side, label in (("o", "old"), ("n", "new"))]
+        values = [
+            f"{side}.{name} AS {label}_{name}" for name in VALUE_COLUMNS for side, label in (("o", "old"), ("n", "new"))
+        ]
         sql = f"""
             WITH old AS (
                 SELECT * FROM lake.bar_revisions
@@ -99,20 +97,21 @@ class History:
             ORDER BY o.symbol, o.bucket_start, o.superseded_at
         """
         window = [list(symbols), start_us, end_us]
-        return self.reader.query(sql, [market, interval, *window, *window, since_us]).to_pylist()
+        found: list[dict[str, Any]] = self.reader.query(sql, [market, interval, *window, *window, since_us]).to_pylist()
+        return found
 
 
-def _overlaid(held: pa.Table, replaced: pa.Table) -> pa.Table:
-    """Return what is held, with the bars that have been replaced since in the place of their successors."""
-    if not replaced.num_rows:
-        return held
-    buckets = micros(replaced["bucket_start"])
+def _overlaid(held: pa.Table, replaced: pa.Table, at_us: int) -> pa.Table:
+    """Return what is held now and was then, and in the place of successors the bars that have been replaced since."""
+    starts, buckets = micros(held["bucket_start"]), micros(replaced["bucket_start"])
     # Of two versions, which only a lake of version 1 has of an instant, the one that went first was the one held.
-    replaced = replaced.filter(pa.array(np.append(True, buckets[1:] != buckets[:-1])))
-    untouched = np.isin(micros(held["bucket_start"]), buckets, invert=True)
-    return pa.concat_tables([held.filter(pa.array(untouched)), replaced])
-
-
-def _sorted(bars: pa.Table) -> pa.Table:
-    starts = micros(bars["bucket_start"])
-    return bars if (np.diff(starts) > 0).all() else bars.take(pa.array(np.argsort(starts, kind="stable")))
+    first = np.append(True, buckets[1:] != buckets[:-1])[: len(buckets)]
+    kept = micros(valid_from(held)) <= at_us
+    if len(buckets) and len(starts):
+        at = np.minimum(np.searchsorted(starts, buckets), len(starts) - 1)
+        kept[at[starts[at] == buckets]] = False
+    bars = held.select(BAR_SCHEMA.names)
+    if kept.all() and not len(buckets):
+        return bars
+    bars = pa.concat_tables([bars.filter(pa.array(kept)), replaced.filter(pa.array(first))])
+    return bars.take(pa.array(np.argsort(micros(bars["bucket_start"]), kind="stable"))) if len(buckets) else bars

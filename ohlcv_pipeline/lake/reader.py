@@ -29,7 +29,8 @@ from ohlcv_pipeline.lake.tables import (
 )
 from ohlcv_pipeline.markets import Interval
 
-_BARS = ", ".join(BAR_SCHEMA.names)
+DATED_BARS = pa.schema([*BAR_SCHEMA, *(STORED_BARS.field(name) for name in ("fetched_at", "published_at"))])
+"""Bars of one symbol with when each was fetched and since when the lake holds it."""
 
 
 @dataclass
@@ -57,19 +58,28 @@ class Reader:
 
     def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
         """Return one symbol's bars of `BAR_SCHEMA` with start <= `bucket_start` < end, sorted."""
+        return self._series(market, interval, symbol, start_us, end_us, BAR_SCHEMA)
+
+    def dated_bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
+        """Return the same with `fetched_at` and `published_at`, the latter null in bars of a lake of version 1."""
+        return self._series(market, interval, symbol, start_us, end_us, DATED_BARS)
+
+    def _series(
+        self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int, schema: pa.Schema
+    ) -> pa.Table:
         table = bars_table(market, interval)
         files = [file for file in self.files(market, interval) if _overlaps(file, start_us, end_us)]
         if not files:
-            return BAR_SCHEMA.empty_table()
+            return schema.empty_table()
         # DuckLake asks its catalog a dozen questions a scan; files without marks of deletion can be read as they are.
         if all(file.marks is None and "://" not in file.path for file in files):
-            bars = _read_directly([file.path for file in files], symbol, start_us, end_us)
+            bars = _read_directly([file.path for file in files], symbol, start_us, end_us, schema)
         else:
             bars = self.query(
-                f"SELECT {_BARS} FROM {table} WHERE symbol = ?"
+                f"SELECT {', '.join(schema.names)} FROM {table} WHERE symbol = ?"
                 " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)",
                 [symbol, start_us, end_us],
-            ).cast(BAR_SCHEMA)
+            ).cast(schema)
         starts = micros(bars["bucket_start"])
         return bars if (np.diff(starts) > 0).all() else bars.sort_by("bucket_start")
 
@@ -223,14 +233,14 @@ class Reader:
         )
 
 
-def _read_directly(paths: Sequence[str], symbol: str, start_us: int, end_us: int) -> pa.Table:
+def _read_directly(paths: Sequence[str], symbol: str, start_us: int, end_us: int, schema: pa.Schema) -> pa.Table:
     """Return one symbol's bars from Parquet files that have all their rows. Raises LakeError."""
     bucket = pc.field("bucket_start")
     start, end = (pa.scalar(us, pa.int64()).cast(TIMESTAMP) for us in (start_us, end_us))
     wanted = (pc.field("symbol") == symbol) & (bucket >= start) & (bucket < end)
     try:
         files = dataset.dataset(list(paths), schema=STORED_BARS, format="parquet")
-        return files.to_table(columns=BAR_SCHEMA.names, filter=wanted).cast(BAR_SCHEMA)
+        return files.to_table(columns=schema.names, filter=wanted).cast(schema)
     except DAMAGE as error:
         raise LakeError(f"the lake cannot be read: {error}") from error
 

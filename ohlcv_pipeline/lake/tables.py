@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts, transaction
@@ -27,7 +28,7 @@ STORED_BARS = pa.schema(
     ]
 )
 """`published_at` is the instant of the publication since which the lake holds the bar: one for all its rows, and
-later than that of any publication to the same table before it. Null in bars of a lake of version 1 (see `valid_from`)."""
+later than that of any publication to the same table before it. Null in bars of a lake of version 1 (`VALID_FROM`)."""
 
 CELL = [pa.field(name, TEXT) for name in ("market", "interval", "symbol", "partition")]
 """A cell is what one manifest row speaks of: one symbol of one partition of one table."""
@@ -166,6 +167,12 @@ VALID_FROM = "coalesce(published_at, fetched_at)"
 in, which came seconds before."""
 
 
+def valid_from(bars: pa.Table) -> pa.ChunkedArray:
+    """Return the same of bars that have been read, with the columns `published_at` and `fetched_at`."""
+    published = bars["published_at"]
+    return pc.coalesce(published, bars["fetched_at"]) if published.null_count else published
+
+
 def bars_table(market: str, interval: Interval | str) -> str:
     """Return the qualified name of a market's bars, for use in SQL."""
     return f'lake."{market}".ohlcv_{interval}'
@@ -296,8 +303,12 @@ def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> t
     version = 0
     if ("main", "lake_version") in have:
         ((version,),) = connection.execute("SELECT max(version) FROM lake.lake_version").fetchall()
-    tables = [bars_table(schema, interval) for schema, name in sorted(have) for interval in Interval
-              if name == f"ohlcv_{interval}"]
+    tables = [
+        bars_table(schema, interval)
+        for schema, name in sorted(have)
+        for interval in Interval
+        if name == f"ohlcv_{interval}"
+    ]
     return version, tables, [m for m in markets if (m, "ohlcv_day") not in have]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ohlcv_pipeline.sandbox.listing import SHARE_VENDORS, VENDORS, VENUES, spellings
 from ohlcv_pipeline.sandbox.messages import DAY, MINUTE, Ask
-from ohlcv_pipeline.sandbox.series import CLOSE, HIGH, LOW, OPEN, QUOTE, TURNOVERS, Ints, Rewrite
+from ohlcv_pipeline.sandbox.series import CLOSE, COUNT, HIGH, LOW, OPEN, QUOTE, TURNOVERS, VOLUME, Ints, Rewrite
 
 DEFECTS = (
     "high_below_low", "negative_low", "close_above_high", "nan", "negative_volume", "spike_x100",
@@ -203,6 +203,10 @@ def _rule(lasting: list[Fault]) -> Rewrite:
 
 
 def _correct(cells: Ints, at: int, factor: float) -> None:
+    """Let a trade come in late: the last of its minute, at another price, of a hundredth of the minute's volume."""
+    for row in (VOLUME, QUOTE):
+        cells[row, at] += max(int(cells[row, at]) // 100, 1)
+    cells[COUNT, at] += 1
     cells[CLOSE, at] = max(round(cells[CLOSE, at] * factor), 1)
     cells[HIGH, at] = max(cells[HIGH, at], cells[CLOSE, at])
     cells[LOW, at] = min(cells[LOW, at], cells[CLOSE, at])

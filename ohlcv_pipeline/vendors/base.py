@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -136,4 +136,23 @@ class Adapter(Protocol):
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one fetch. Raises VendorError."""
+        ...
+
+
+@runtime_checkable
+class SumsMinutes(Protocol):
+    """An adapter whose day bars sum up the same trades as its minute bars: one answer speaks for weeks of minutes.
+
+    Only of a market that never closes: elsewhere auctions and late prints are in the day alone.
+    """
+
+    days_sum_minutes: bool
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """An adapter that can tell what a fetch would deliver without delivering it."""
+
+    async def announced(self, fetch: Fetch, transport: Transport) -> str:
+        """Return the SHA-256 of the body, which is its raw id, in lower-case hex. Raises VendorError."""
         ...

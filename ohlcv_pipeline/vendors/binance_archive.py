@@ -215,22 +215,34 @@ class BinanceArchive:
             raise
         return Page(fetch, bars, rejects, (checksum, zipped))
 
+    async def announced(self, fetch: Fetch, transport: Transport) -> str:
+        """Return the SHA-256 of the zip as its CHECKSUM file tells it: one small request. Raises VendorError."""
+        digest, _ = await _announced(fetch, transport)
+        return digest
 
-async def _verified(fetch: Fetch, transport: Transport) -> tuple[Answer, Answer]:
-    """Return the CHECKSUM answer and the zip answer it belongs to. Raises VendorError."""
+
+async def _announced(fetch: Fetch, transport: Transport) -> tuple[str, Answer]:
+    """Return the digest of the CHECKSUM file, and the answer. Raises VendorError."""
     checksum_request, zip_request = fetch.requests
     name = zip_request.path.rpartition("/")[2]
 
-    def read_checksum(answer: Answer) -> str:
+    def read(answer: Answer) -> str:
         _require_file(answer, fetch)
         return parse_checksum(answer.body, name, answer.url)
+
+    return await transport.get(checksum_request, read)
+
+
+async def _verified(fetch: Fetch, transport: Transport) -> tuple[Answer, Answer]:
+    """Return the CHECKSUM answer and the zip answer it belongs to. Raises VendorError."""
+    _, zip_request = fetch.requests
 
     def read_digest(answer: Answer) -> str:
         _require_file(answer, fetch)
         return hashlib.sha256(answer.body).hexdigest()
 
     for _ in range(1 + REFETCHES):
-        expected, checksum = await transport.get(checksum_request, read_checksum)
+        expected, checksum = await _announced(fetch, transport)
         found, zipped = await transport.get(zip_request, read_digest)
         if found == expected:
             return checksum, zipped

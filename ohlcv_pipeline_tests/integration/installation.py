@@ -15,7 +15,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ohlcv_pipeline.bars import assets, checks, upkeep
+from ohlcv_pipeline.bars import assets, checks, rereading, upkeep
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.ledger import symbols
 from ohlcv_pipeline.markets import Interval, Market, market
@@ -41,7 +41,7 @@ def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return now.astimezone(tz)
 
-    for module in (assets, checks, upkeep):
+    for module in (assets, checks, rereading, upkeep):
         patch.setattr(module, "datetime", Stopped)
 
 

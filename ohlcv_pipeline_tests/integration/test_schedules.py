@@ -105,6 +105,8 @@ def test_schedules_start_as_the_setting_says(install: Install, switched_on: bool
     schedules = install(schedules=switched_on, markets=("crypto", "crypto_usdt")).definitions.schedules or []
     assert {schedule.name for schedule in schedules} == {
         *(f"{name}_{interval}_refresh" for name in ("crypto", "crypto_usdt") for interval in Interval),
+        "crypto_corrections",
+        "crypto_usdt_corrections",
         "verify",
         "lake_maintenance",
     }
@@ -117,6 +119,7 @@ def test_schedules_tick_in_utc_at_their_hours(crypto: Installation) -> None:
     for of in crypto.settings.markets:
         assert ticks.pop(f"{of}_minute_refresh") == ("*/5 * * * *", "UTC")
         assert ticks.pop(f"{of}_day_refresh") == ("7 * * * *", "UTC")
+        assert ticks.pop(f"{of}_corrections") == ("30 5 * * *", "UTC")
     assert ticks == {"verify": ("30 2 * * *", "UTC"), "lake_maintenance": ("30 4 * * 0", "UTC")}
 
 

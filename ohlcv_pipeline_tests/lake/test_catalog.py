@@ -40,7 +40,7 @@ def test_a_market_switched_on_later_gets_its_tables(store: Store, tmp_path: Path
 
 def test_a_lake_of_a_newer_release_is_refused(store: Store, tmp_path: Path) -> None:
     change(store, "INSERT INTO lake.lake_version VALUES (99)")
-    with pytest.raises(LakeError, match="of version 99, this release knows 1; upgrade"):
+    with pytest.raises(LakeError, match="of version 99, this release knows 2; upgrade"):
         new_store(tmp_path)
 
 
@@ -48,19 +48,20 @@ def test_an_older_lake_is_migrated_step_by_step_and_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = (("CREATE TABLE lake.one (a INTEGER)",), ("ALTER TABLE lake.one ADD COLUMN b INTEGER",))
-    monkeypatch.setattr(tables, "MIGRATIONS", steps)
+    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, *steps))
     for _ in range(2):
         migrated = new_store(tmp_path)
         names = migrated.reader.query("SELECT * FROM lake.one").column_names
         versions = migrated.reader.query("SELECT max(version) AS v FROM lake.lake_version")["v"].to_pylist()
-        assert (names, versions, count(migrated, "lake_version")) == (["a", "b"], [3], 2)
+        assert (names, versions, count(migrated, "lake_version")) == (["a", "b"], [4], 2)
         migrated.catalog.close()
 
 
 def test_a_migration_that_fails_leaves_the_lake_at_its_version(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MIGRATIONS", (("CREATE TABLE lake.one (a INTEGER)", "DROP TABLE lake.nothing"),))
+    failing = ("CREATE TABLE lake.one (a INTEGER)", "DROP TABLE lake.nothing")
+    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, failing))
     with pytest.raises(duckdb.Error):
         new_store(tmp_path)
     assert count(store, "lake_version") == 1
