@@ -1,6 +1,6 @@
 """Finding late corrections: sessions are read again one, three and seven sessions after they ended.
 
-What has not changed costs one small request where the vendor allows it, see docs/adr/0010-correction-rereads.md. A
+What has not changed costs one small request where the vendor allows it, see docs/adr/0012-correction-rereads.md. A
 vendor of a lower rank replaces nothing here. The job around this is in `rereading`.
 """
 
