@@ -5,7 +5,7 @@ Thin: context becomes an order, the outcome becomes metadata. Fetching and publi
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,13 +13,16 @@ import dagster as dg
 from pydantic import Field
 
 from ohlcv_pipeline import interrupts
+from ohlcv_pipeline.bars import partition_events
 from ohlcv_pipeline.bars.ingest import Outcome, ingest
+from ohlcv_pipeline.bars.inspection import inspect
 from ohlcv_pipeline.bars.listing import listings
 from ohlcv_pipeline.bars.planning import Order, unopened
 from ohlcv_pipeline.bars.summary import PartitionSummary, column_schema, preview, summarise
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.tables import bars_table
 from ohlcv_pipeline.markets import Interval, Market
+from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline.vendors.errors import Remedy
@@ -34,6 +37,8 @@ PROGRESS_TAG = "ohlcv/progress"
 SYMBOLS_TAG = "ohlcv/symbols"
 """Set on a run that is about some symbols only, so that its checks judge those."""
 _SECONDS_BETWEEN_TAGS = 2.0
+_NAMED = 5
+"""How many partitions the sentence of a failure names; its table has them all."""
 
 
 class IngestConfig(dg.Config):
@@ -48,7 +53,7 @@ def partitions_of(market: Market, interval: Interval) -> dg.TimeWindowPartitions
     """Return the partitions of a table: sessions of minutes, calendar months of days; the running one included.
 
     A session is a UTC day, or a date on which the exchange opens, from midnight to midnight in its time zone. On
-    a holiday the session after it is shown before it opens: the asset refuses it (`unopened`).
+    a holiday the session after it is shown before it opens: the asset refuses it alone (`unopened`).
     """
     start = market.history_start[interval]
     if interval is Interval.DAY:
@@ -80,6 +85,8 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         key=key,
         partitions_def=partitions_of(market, interval),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        # A run over a range that cannot fill all of it materialises partition by partition, and has no output.
+        output_required=False,
         group_name=market.name,
         kinds={"ducklake", "parquet"},
         owners=[OWNER],
@@ -105,16 +112,16 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
     )
     def bars(
         context: dg.AssetExecutionContext, config: IngestConfig, platform: dg.ResourceParam[PlatformResource]
-    ) -> dg.MaterializeResult[None]:
+    ) -> Iterator[dg.MaterializeResult[None]]:
         home = platform.platform
-        _refuse_unopened(market, interval, context.partition_keys)
+        early = unopened(market, interval, context.partition_keys, datetime.now(UTC))
         if config.symbols:
             context.instance.add_run_tags(context.run.run_id, {SYMBOLS_TAG: ",".join(config.symbols)})
         order = Order(
             market=market,
             interval=interval,
             instruments=home.instruments(market, config.symbols),
-            partitions=context.partition_keys,
+            partitions=[key for key in context.partition_keys if key not in early],
             run_id=context.run.run_id,
             force=config.force,
         )
@@ -126,27 +133,25 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
             if may_retry:
                 raise again from error
             raise
+        if may_retry and _transient(outcome):
+            raise again
         now = datetime.now(UTC)
         home.record_listings(market, _listings(order, platform, outcome, now), now)
-        summaries = summarise(home.store.reader, order, now)
-        if outcome.failed:
-            _publish_partial(context, key, summaries, outcome)
-            if may_retry and _transient(outcome):
-                raise again
-            raise _failure(order, outcome)
-        for summary in summaries:
-            context.add_asset_metadata(summary.metadata(), partition_key=summary.partition)
-        return dg.MaterializeResult(metadata=_run_metadata(order, outcome, platform))
+        summaries = summarise(home.store.reader, order, outcome.failed_cells, home.instruments(market), now)
+        filled = [summary for summary in summaries if summary.accounted]
+        if len(filled) == len(context.partition_keys):
+            for summary in filled:
+                context.add_asset_metadata(summary.metadata(), partition_key=summary.partition)
+            yield dg.MaterializeResult(metadata=_run_metadata(order, outcome, platform))
+            return
+        partition_events.materialise(context, key, filled)
+        _judge(context, key, order, home, now)
+        if failure := _failure(summaries, outcome, early):
+            raise failure
+        missing = sorted({symbol for summary in summaries for symbol in summary.missing})
+        context.log.info(f"not materialised, for {', '.join(missing)} are not accounted for: run it for all symbols")
 
     return bars
-
-
-def _refuse_unopened(market: Market, interval: Interval, partitions: Sequence[str]) -> None:
-    """Raise a Failure for good when a partition has not begun: on a holiday Dagster shows the next session."""
-    early = unopened(market, interval, partitions, datetime.now(UTC))
-    if early:
-        opens = ", ".join(f"{key} opens at {instant:%Y-%m-%d %H:%M} UTC" for key, instant in early.items())
-        raise dg.Failure(description=f"nothing was fetched: {opens}; ask for it after that", allow_retries=False)
 
 
 async def _ingest(order: Order, platform: PlatformResource, on_progress: Callable[[Progress], None]) -> Outcome:
@@ -198,34 +203,58 @@ def _run_metadata(order: Order, outcome: Outcome, platform: PlatformResource) ->
     }
 
 
-def _publish_partial(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, summaries: Sequence[PartitionSummary], outcome: Outcome
-) -> None:
-    """Materialise the partitions in which every symbol is accounted for, though the run as a whole fails."""
-    for summary in summaries:
-        if not set(summary.unaccounted) & set(outcome.failed):
-            context.log_event(
-                dg.AssetMaterialization(asset_key=key, partition=summary.partition, metadata=summary.metadata())
-            )
+def _judge(context: dg.AssetExecutionContext, key: dg.AssetKey, order: Order, home: Platform, now: datetime) -> None:
+    """Report the checks in the asset's own step: after a failure, or without an output, Dagster skips theirs."""
+    judgement = inspect(
+        home.store.reader,
+        order.market,
+        order.interval,
+        order.instruments,
+        context.partition_keys,
+        now,
+        home.settings.freshness_threshold_minutes,
+        home.settings.coverage_error_pct,
+    )
+    for tell in (partition_events.evaluations, partition_events.whole_table):
+        for evaluation in tell(context.instance, key, judgement, context.partition_keys):
+            context.log_event(evaluation)
 
 
 def _transient(outcome: Outcome) -> bool:
-    """Return whether trying again may help: no symbol failed for good."""
-    return not outcome.shifted and all(e.remedy is not Remedy.GIVE_UP for e in outcome.failures.values())
+    """Return whether something failed for a passing reason, and nothing for good."""
+    errors = outcome.failures.values()
+    return bool(errors) and not outcome.shifted and all(error.remedy is not Remedy.GIVE_UP for error in errors)
 
 
-def _failure(order: Order, outcome: Outcome) -> dg.Failure:
-    named = ", ".join(f"{symbol} ({code})" for symbol, code in sorted(outcome.failed.items()))
-    published = len(order.instruments) - len(outcome.failed)
-    others = f"; the other {published} symbols were published" if published else ""
-    details = [f"- {symbol}: {error}" for symbol, error in sorted(outcome.failures.items())]
+def _failure(
+    summaries: Sequence[PartitionSummary], outcome: Outcome, early: Mapping[str, datetime]
+) -> dg.Failure | None:
+    """Return what a run fails with, naming the partitions and their symbols; None if nothing has failed."""
+    failed = [(each.partition, symbol, code) for each in summaries for symbol, code in each.failed.items()]
+    told = []
+    if failed:
+        named = ", ".join(f"{symbol} ({code})" for symbol, code in sorted({(s, c) for _, s, c in failed}))
+        told.append(f"{named} could not be accounted for in {_some(sorted({key for key, _, _ in failed}))}")
+    if early:
+        opens = [f"{key} opens at {instant:%Y-%m-%d %H:%M} UTC" for key, instant in sorted(early.items())]
+        told.append(f"{_some(opens)}; ask for it after that")
+    if not told:
+        return None
+    filled = sum(summary.accounted for summary in summaries)
+    told.append(f"{filled} of {len(summaries) + len(early)} partitions were materialised")
+    details = [f"- {key} {symbol}: {error}" for (symbol, key), error in sorted(outcome.failures.items())]
     return dg.Failure(
-        description=f"{named} could not be accounted for{others}",
+        description="; ".join(told),
         metadata={
             "failed": dg.MetadataValue.table(
-                [dg.TableRecord({"symbol": s, "code": c}) for s, c in sorted(outcome.failed.items())]
+                [dg.TableRecord({"partition": key, "symbol": symbol, "code": code}) for key, symbol, code in failed]
             ),
             "details": dg.MetadataValue.md("\n".join(details)),
         },
         allow_retries=False,
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

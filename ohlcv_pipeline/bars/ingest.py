@@ -9,29 +9,34 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ohlcv_pipeline.bars.gaps import common, missing, union
 from ohlcv_pipeline.bars.planning import Cells, Order, Quest, batches, quests, wanted
 from ohlcv_pipeline.bars.publication import Offer, publish
 from ohlcv_pipeline.bars.schema import Delivery, judge
-from ohlcv_pipeline.frames import micros
+from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.raw import RawObject
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import to_us
 from ohlcv_pipeline.progress import Progress
 from ohlcv_pipeline.vendors.base import Answer, Page
-from ohlcv_pipeline.vendors.errors import Remedy, VendorError
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
 from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
 
 BATCHES_AHEAD = 1
 """How many batches may wait for their commit while the next one is fetched, so that neither waits for the other."""
 
+PATIENCE = 2
+"""How many partitions of a symbol may fail one after the other before no more are asked for by themselves."""
+
+_MAY_BE_OF_ONE_ANSWER = {Code.VENDOR_UNAVAILABLE, Code.MALFORMED_RESPONSE, Code.BAD_REQUEST}
+
 
 @dataclass
 class Outcome:
-    """What a run did. `failures` names the symbols that could not be accounted for, and why.
+    """What a run did. `failures` and `shifted` name the cells that could not be accounted for: symbol, partition.
 
     `drift` says what is new about the vendors' formats; nothing was lost by it.
     """
@@ -42,14 +47,28 @@ class Outcome:
     duplicates: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, VendorError] = field(default_factory=dict)
-    shifted: list[str] = field(default_factory=list)
+    failures: dict[tuple[str, str], VendorError] = field(default_factory=dict)
+    shifted: list[tuple[str, str]] = field(default_factory=list)
     drift: set[str] = field(default_factory=set)
 
     @property
+    def failed_cells(self) -> dict[tuple[str, str], str]:
+        """(Symbol, partition) → code, for every cell that was not accounted for."""
+        return {c: str(e.code) for c, e in self.failures.items()} | dict.fromkeys(self.shifted, "ratio_shift")
+
+    @property
     def failed(self) -> dict[str, str]:
-        """Symbol → code, for every symbol that was not accounted for."""
-        return {s: str(e.code) for s, e in self.failures.items()} | dict.fromkeys(self.shifted, "ratio_shift")
+        """Symbol → code, for every symbol of which some cell was not accounted for."""
+        return {symbol: code for (symbol, _), code in self.failed_cells.items()}
+
+
+@dataclass
+class _Answered:
+    """What became of a quest: what was collected, and the partitions of it that failed."""
+
+    quest: Quest
+    collected: Collected
+    failures: dict[str, VendorError]
 
 
 def planned_requests(
@@ -91,17 +110,19 @@ async def ingest(
     omitting = frozenset(name for name, source in sources.items() if source.adapter.omits_empty_buckets)
     turn = asyncio.Lock()
 
-    async def commit(partitions: Sequence[str], collected: Sequence[tuple[Quest, Collected]]) -> None:
+    async def commit(batch: Cells, answers: Sequence[_Answered]) -> None:
         async with turn:
-            await _commit(order, store, partitions, collected, clock(), outcome)
+            await _commit(order, store, batch, answers, clock(), outcome)
 
+    hopeless: set[str] = set()
     ahead: deque[asyncio.Task[None]] = deque()
     try:
         for batch in batches(cells, batch_rows):
             collected = await together(
-                _ask(order, quest, sources, to_us(now), answered) for quest in quests(order, batch, omitting)
+                _ask(order, quest, batch, sources, to_us(now), answered, hopeless)
+                for quest in quests(order, batch, omitting)
             )
-            ahead.append(asyncio.create_task(commit(sorted({key for _, key in batch}), collected)))
+            ahead.append(asyncio.create_task(commit(batch, collected)))
             if len(ahead) > BATCHES_AHEAD:
                 await ahead.popleft()
     finally:
@@ -117,40 +138,81 @@ async def ingest(
 
 
 async def _ask(
-    order: Order, quest: Quest, sources: Mapping[str, Source], now_us: int, answered: Callable[[Page], None]
-) -> tuple[Quest, Collected]:
-    collected = await collect(
-        sources, order.market.vendors, quest.instrument, order.interval, quest.windows, now_us, on_fetched=answered
+    order: Order,
+    quest: Quest,
+    batch: Cells,
+    sources: Mapping[str, Source],
+    now_us: int,
+    on_fetched: Callable[[Page], None],
+    hopeless: set[str],
+) -> _Answered:
+    """Ask for what a quest wants; after a failure, partition by partition, for it may be of one answer only.
+
+    A symbol of which `PATIENCE` partitions fail one after the other is `hopeless`: no more is asked of it one by one.
+    """
+    symbol = quest.instrument.symbol
+    cells = {key: buckets for (of, key), buckets in batch.items() if of == symbol}
+
+    async def look(for_what: Quest) -> Collected:
+        return await collect(
+            sources, order.market.vendors, quest.instrument, order.interval, for_what.windows, now_us, on_fetched
+        )
+
+    collected = await look(quest)
+    left = _lacking(cells, quest.missing(collected.pages)) if collected.failures else {}
+    failures = dict.fromkeys(left, _telling(collected)) if left else {}
+    if len(cells) > 1 and symbol not in hopeless and _may_be_of_one_answer(collected):
+        in_a_row = 0
+        for key, buckets in left.items():
+            part = replace(quest, buckets=buckets)
+            again = await look(part)
+            collected.add(again)
+            if again.failures and len(part.missing(again.pages)):
+                failures[key] = _telling(again)
+                in_a_row += 1
+                if in_a_row == PATIENCE:
+                    hopeless.add(symbol)
+                    break
+            else:
+                del failures[key]
+                in_a_row = 0
+    return _Answered(quest, collected, failures)
+
+
+def _lacking(cells: Mapping[str, Micros], without: Micros) -> dict[str, Micros]:
+    """Return those of the missing buckets that each cell wants, for the cells that want any."""
+    lacking = {key: common(buckets, without) for key, buckets in cells.items()}
+    return {key: buckets for key, buckets in lacking.items() if len(buckets)}
+
+
+def _may_be_of_one_answer(collected: Collected) -> bool:
+    """Return whether a failure may concern the bars that were asked for, not the vendor or the symbol as such."""
+    return any(
+        error.code in _MAY_BE_OF_ONE_ANSWER and error.remedy is not Remedy.STOP_VENDOR
+        for _, error in collected.failures
     )
-    return quest, collected
 
 
 async def _commit(
-    order: Order,
-    store: Store,
-    partitions: Sequence[str],
-    collected: Sequence[tuple[Quest, Collected]],
-    now: datetime,
-    outcome: Outcome,
+    order: Order, store: Store, batch: Cells, answered: Sequence[_Answered], now: datetime, outcome: Outcome
 ) -> None:
     offers = []
     answers: dict[str, RawObject] = {}
-    for quest, got in collected:
-        symbol = quest.instrument.symbol
-        offer = _offer(order, quest, got, now)
+    for each in answered:
+        offer = _offer(order, each, batch, now)
         offers.append(offer)
-        for page in got.pages:
+        for page in each.collected.pages:
             outcome.served[page.fetch.vendor] += len(page.bars)
             outcome.drift.update(page.drift)
             answers |= {answer.id: _raw(answer) for answer in page.answers}
-        answers |= {answer.id: _raw(answer, note="malformed") for answer in got.rejected}
-        if got.failures and len(quest.missing(got.pages)):
-            outcome.failures[symbol] = _telling(got)
+        answers |= {answer.id: _raw(answer, note="malformed") for answer in each.collected.rejected}
+        outcome.failures |= {(each.quest.instrument.symbol, key): error for key, error in each.failures.items()}
         outcome.duplicates += len(offer.judged.duplicates)
         outcome.dropped.update(offer.judged.dropped)
+    partitions = sorted({key for _, key in batch})
     published = await asyncio.to_thread(publish, order, store, partitions, offers, list(answers.values()), now)
     outcome.rows += published.rows
-    outcome.shifted += [symbol for symbol in published.shifted if symbol not in outcome.shifted]
+    outcome.shifted += [cell for cell in batch if cell[0] in published.shifted]
 
 
 def _telling(got: Collected) -> VendorError:
@@ -160,7 +222,8 @@ def _telling(got: Collected) -> VendorError:
     return (passing or errors)[-1]
 
 
-def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:
+def _offer(order: Order, answered: _Answered, batch: Cells, now: datetime) -> Offer:
+    quest, got = answered.quest, answered.collected
     # Of two answers about a bucket the later counts, so the preferred vendor's come last.
     pages = sorted(got.pages, key=lambda page: order.market.vendors.index(page.fetch.vendor), reverse=True)
     deliveries = [
@@ -179,7 +242,8 @@ def _offer(order: Order, quest: Quest, got: Collected, now: datetime) -> Offer:
     no_trades = common(quest.no_trades(got.pages), quest.buckets)
     without_bar = missing(quest.buckets, union(micros(judged.bars["bucket_start"]), no_trades), order.interval)
     # A failed vendor says nothing about the buckets it did not deliver.
-    unanswered = without_bar[:0] if got.failures else without_bar
+    failed = [batch[quest.instrument.symbol, key] for key in answered.failures]
+    unanswered = missing(without_bar, union(without_bar[:0], *failed), order.interval)
     return Offer(quest.instrument, judged, deliveries, no_trades, unanswered)
 
 

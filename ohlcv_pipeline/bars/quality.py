@@ -1,17 +1,16 @@
 """The verdicts on a table: five pure functions from what was measured to what a check says.
 
-A verdict carries the worst offenders as rows, because a person will have to act on it. Measuring is `verify` and
-`report`; telling Dagster is `checks`.
+A verdict carries the worst offenders as rows, because a person will have to act on it. Measuring is `inspection`;
+telling Dagster is `partition_events`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ohlcv_pipeline.bars.freshness import Freshness
-from ohlcv_pipeline.bars.report import Entry
 
 WORST = 20
 """How many offenders a verdict names; `total` counts them all."""
@@ -21,7 +20,7 @@ Severity = Literal["WARN", "ERROR"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check says of one table."""
+    """What one check says of one table, or of one partition of it."""
 
     check: str
     passed: bool
@@ -29,6 +28,69 @@ class Verdict:
     severity: Severity = "ERROR"
     numbers: Mapping[str, int | float] = field(default_factory=dict)
     offenders: Sequence[Mapping[str, Any]] = ()
+    partition: str | None = None
+
+
+@dataclass
+class Measured:
+    """What was measured of one partition, or of several together.
+
+    `violations` and `repeated` are bars, `mismatched` manifest rows with their `actual` checksum, `unreadable`
+    partitions, `holes` runs of missing bars. `rows` counts the bars that were read, `lowest_coverage` is of a symbol
+    in a partition, in percent.
+    """
+
+    cells: int = 0
+    rows: int = 0
+    expected: int = 0
+    missing: int = 0
+    lowest_coverage: float = 100.0
+    violations: list[Mapping[str, Any]] = field(default_factory=list)
+    repeated: list[Mapping[str, Any]] = field(default_factory=list)
+    mismatched: list[Mapping[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    holes: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+def together(parts: Iterable[Measured]) -> Measured:
+    """Return what was measured of several partitions as one."""
+    whole = Measured()
+    for part in parts:
+        whole.cells += part.cells
+        whole.rows += part.rows
+        whole.expected += part.expected
+        whole.missing += part.missing
+        whole.lowest_coverage = min(whole.lowest_coverage, part.lowest_coverage)
+        for name in ("violations", "repeated", "mismatched", "unreadable", "holes"):
+            getattr(whole, name).extend(getattr(part, name))
+    return whole
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the checks of a table say: each of the whole, and all but freshness of each partition."""
+
+    table: Sequence[Verdict]
+    partitions: Sequence[Verdict]
+
+
+def verdicts(
+    measured: Mapping[str, Measured], columns: Sequence[Mapping[str, Any]], coverage_error_pct: float
+) -> Judgement:
+    """Judge each partition and all of them together; `columns` are the table's columns that are not as they should."""
+
+    def each(of: Measured) -> list[Verdict]:
+        return [
+            schema_verdict(columns, of),
+            checksum_verdict(of),
+            gaps_verdict(of, coverage_error_pct),
+            duplicates_verdict(of),
+        ]
+
+    return Judgement(
+        table=each(together(measured.values())),
+        partitions=[replace(verdict, partition=key) for key, of in measured.items() for verdict in each(of)],
+    )
 
 
 def _verdict(
@@ -49,78 +111,71 @@ def _verdict(
     )
 
 
-def schema_verdict(
-    expected: Mapping[str, str], actual: Mapping[str, str], violations: Sequence[Mapping[str, Any]], rows: int
-) -> Verdict:
-    """Judge the table's columns (name → SQL type) and the bars that break the frame's rules."""
-    columns = [
+def differing_columns(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Return the columns (name → SQL type) of a table that are missing, of another type, or too many."""
+    return [
         {"column": name, "rule": f"is {expected.get(name, 'not a column')}", "found": actual.get(name, "missing")}
         for name in sorted({*expected, *actual})
         if expected.get(name) != actual.get(name)
     ]
+
+
+def schema_verdict(columns: Sequence[Mapping[str, Any]], of: Measured) -> Verdict:
+    """Judge the table's columns, and the bars that break the frame's rules."""
     return _verdict(
         "schema",
-        f"{rows:,} bars have the columns and keep the rules",
-        f"{len(columns)} columns differ and {len(violations)} bars break a rule",
-        [*columns, *violations],
-        {"rows": rows},
+        f"{of.rows:,} bars have the columns and keep the rules",
+        f"{len(columns)} columns differ and {len(of.violations)} bars break a rule",
+        [*columns, *of.violations],
+        {"rows": of.rows},
     )
 
 
-def checksum_verdict(
-    mismatched: Sequence[Mapping[str, Any]], unreadable: Sequence[str], cells: int, rows: int
-) -> Verdict:
-    """Judge the cells whose stored bars do not hash to their manifest's checksum."""
+def checksum_verdict(of: Measured) -> Verdict:
+    """Judge the cells whose stored bars do not hash to their manifest's checksum, and those that cannot be read."""
     offenders = [
         {"symbol": row["symbol"], "partition": row["partition"], "manifest": row["checksum"], "actual": row["actual"]}
-        for row in mismatched
+        for row in of.mismatched
     ]
-    offenders += [{"symbol": "", "partition": text, "manifest": "", "actual": "unreadable"} for text in unreadable]
+    offenders += [{"symbol": "", "partition": key, "manifest": "", "actual": "unreadable"} for key in of.unreadable]
+    bad = []
+    if of.mismatched:
+        bad.append(
+            f"{len(of.mismatched)} of {of.cells:,} cells do not hash to their manifest:"
+            " something changed the stored bars"
+        )
+    if of.unreadable:
+        bad.append(f"the bars of {len(of.unreadable)} partitions cannot be read: a stored file is damaged or gone")
     return _verdict(
         "checksum",
-        f"{cells:,} cells ({rows:,} bars) hash to their manifest",
-        f"{len(offenders)} of {cells:,} cells do not hash to their manifest: something changed the stored bars",
+        f"{of.cells:,} cells ({of.rows:,} bars) hash to their manifest",
+        "; ".join(bad),
         offenders,
-        {"cells": cells, "rows": rows},
+        {"cells": of.cells, "rows": of.rows},
     )
 
 
-def duplicates_verdict(repeated: Sequence[Mapping[str, Any]], rows: int) -> Verdict:
+def duplicates_verdict(of: Measured) -> Verdict:
     """Judge the buckets that are stored more than once."""
     return _verdict(
         "duplicates",
-        f"no bucket stands twice among {rows:,} bars",
-        f"{len(repeated)} buckets are stored more than once",
-        repeated,
-        {"rows": rows},
+        f"no bucket stands twice among {of.rows:,} bars",
+        f"{len(of.repeated)} buckets are stored more than once",
+        of.repeated,
+        {"rows": of.rows},
     )
 
 
-def gaps_verdict(entries: Sequence[Entry], coverage_error_pct: float) -> Verdict:
-    """Judge the expected buckets that are missing: WARN, or ERROR where a symbol's coverage is below the limit."""
-    offenders = [
-        {
-            "symbol": entry.symbol,
-            "missing": gap["missing"],
-            "first": gap["range_start"],
-            "last": gap["range_end"],
-            "coverage_pct": entry.coverage_pct,
-        }
-        for entry in entries
-        for gap in entry.as_json()["gaps"]
-    ]
-    offenders.sort(key=lambda row: -row["missing"])
-    covered = [entry.coverage_pct for entry in entries if entry.coverage_pct is not None]
-    lowest = min(covered, default=100.0)
-    expected = sum(entry.expected_rows for entry in entries)
-    lost = sum(entry.missing_rows for entry in entries)
+def gaps_verdict(of: Measured, coverage_error_pct: float) -> Verdict:
+    """Judge the expected bars that are missing: WARN, or ERROR where coverage in a partition is below the limit."""
     return _verdict(
         "gaps",
-        f"every one of {expected:,} expected bars is stored or known to be without trades",
-        f"{lost:,} of {expected:,} expected bars are missing in {len(offenders)} gaps; lowest coverage {lowest} %",
-        offenders,
-        {"expected": expected, "missing": lost, "lowest_coverage_pct": lowest},
-        "ERROR" if lowest < coverage_error_pct else "WARN",
+        f"every one of {of.expected:,} expected bars is stored or known to be without trades",
+        f"{of.missing:,} of {of.expected:,} expected bars are missing in {len(of.holes)} gaps;"
+        f" lowest coverage {of.lowest_coverage} %",
+        sorted(of.holes, key=lambda row: -row["missing"]),
+        {"expected": of.expected, "missing": of.missing, "lowest_coverage_pct": of.lowest_coverage},
+        "ERROR" if of.lowest_coverage < coverage_error_pct else "WARN",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ohlcv_pipeline.bars.checksum import checksum, pack
 from ohlcv_pipeline.frames import VALUE_COLUMNS, floats, micros
@@ -86,7 +87,7 @@ def hash_cells(bars: pa.Table, market: Market, interval: Interval, cells: Sequen
     bounds = {key: market.partition_bounds(interval, key) for key in {key for _, key in cells}}
     starts = micros(bars["bucket_start"])
     records = pack(starts, [floats(bars[name]) for name in VALUE_COLUMNS])
-    series = _series(bars["symbol"])
+    series = row_ranges(bars["symbol"])
     hashes = []
     for symbol, key in cells:
         lo, hi = series.get(symbol, (0, 0))
@@ -105,7 +106,7 @@ def actual_checksums(reader: Reader, market: Market, interval: Interval) -> list
     return hashes
 
 
-def _series(symbols: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
+def row_ranges(symbols: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
     """Return where each symbol's rows begin and end in a sorted column."""
     encoded = symbols.combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy()
@@ -125,28 +126,50 @@ def verify(
 ) -> Verification:
     """Hash every cell again, chunk by chunk, and compare it with its manifest row.
 
-    A chunk that cannot be read is reported as such, and the others are still verified. `on_chunk` sees the
+    A partition that cannot be read is reported as such, and the others are still verified. `on_chunk` sees the
     bars of each chunk and the number of bars in all.
     """
     manifest = reader.manifest(market.name, interval, symbols, partitions)
     result = Verification(cells=manifest.num_rows)
     total = sum(manifest["rows"].to_pylist())
-    for chunk in _chunks(manifest.sort_by([("partition", "ascending"), ("symbol", "ascending")])):
-        result.rows += sum(chunk["rows"].to_pylist())
-        try:
-            bars = read_cells(reader, market, interval, chunk)
-        except LakeError as error:
-            keys = chunk["partition"].to_pylist()
-            result.unreadable.append(f"{market.name} {interval} {keys[0]} … {keys[-1]}: {error}")
-            continue
-        result.mismatched += still_claimed(reader, market, interval, mismatches(bars, market, interval, chunk))
-        on_chunk(bars, total)
+    for rows, bars in readings(reader, market, interval, manifest):
+        result.rows += sum(rows["rows"].to_pylist())
+        if isinstance(bars, LakeError):
+            result.unreadable.append(f"{market.name} {interval} {rows['partition'][0]}: {bars}")
+        else:
+            result.mismatched += still_claimed(reader, market, interval, mismatches(bars, market, interval, rows))
+            on_chunk(bars, total)
     if symbols is None and partitions is None:
         try:
             result.unaccounted = unaccounted(reader, market, interval)
         except LakeError as error:
             result.unreadable.append(f"{market.name} {interval}: {error}")
     return result
+
+
+def readings(
+    reader: Reader, market: Market, interval: Interval, manifest: pa.Table
+) -> Iterator[tuple[pa.Table, pa.Table | LakeError]]:
+    """Read the bars of manifest rows once, chunk by chunk, oldest partition first: rows with what `read_cells` gives.
+
+    A chunk that cannot be read is read partition by partition; the rows of one that still cannot come with the error.
+    """
+    for chunk in _chunks(manifest.sort_by([("partition", "ascending"), ("symbol", "ascending")])):
+        bars = _attempt(reader, market, interval, chunk)
+        keys = chunk["partition"].unique()
+        if isinstance(bars, LakeError) and len(keys) > 1:
+            for key in keys:
+                part = chunk.filter(pc.equal(chunk["partition"], key))
+                yield part, _attempt(reader, market, interval, part)
+        else:
+            yield chunk, bars
+
+
+def _attempt(reader: Reader, market: Market, interval: Interval, manifest: pa.Table) -> pa.Table | LakeError:
+    try:
+        return read_cells(reader, market, interval, manifest)
+    except LakeError as error:
+        return error
 
 
 def _chunks(manifest: pa.Table) -> Iterator[pa.Table]:

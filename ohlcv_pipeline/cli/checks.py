@@ -102,7 +102,7 @@ def _inspect(market: str | None, interval: str | None) -> list[TableChecks]:
                     now,
                     s.freshness_threshold_minutes,
                     s.coverage_error_pct,
-                )
+                ).table
             ],
         )
         for each in selected

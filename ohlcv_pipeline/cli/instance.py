@@ -136,7 +136,7 @@ def execute(
         seconds=time.perf_counter() - begun,
         failed=failed,
         error=error,
-        checks=_checks(result),
+        checks=_checks(instance, result.run_id),
     )
 
 
@@ -167,9 +167,17 @@ def _cause(error: Any) -> str:
     return "the run failed; its page in Dagster says why" if error is None else " ".join(error.message.split())
 
 
-def _checks(result: ExecuteInProcessResult) -> list[CheckOutcome]:
+def _checks(instance: DagsterInstance, run_id: str) -> list[CheckOutcome]:
+    """Return what each check says of all partitions of a run together; also of a run that failed."""
+    from dagster import DagsterEventType
+
     found = []
-    for each in result.get_asset_check_evaluations():
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
+        if entry.dagster_event is None:
+            continue
+        each = entry.dagster_event.asset_check_evaluation_data
+        if each.partition is not None:
+            continue
         shown: Any = each.metadata.get("worst")
         found.append(
             CheckOutcome(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ohlcv_pipeline.cli import console, instance, processes
-from ohlcv_pipeline.cli.checks import TableChecks, from_verdict
+from ohlcv_pipeline.cli.checks import TableChecks
 from ohlcv_pipeline.cli.sandbox import post_faults
 from ohlcv_pipeline.markets import Interval, Market, market
 from ohlcv_pipeline.settings import Settings, VendorSettings
@@ -115,20 +115,5 @@ def _run(home: Platform, chosen: Sequence[tuple[Market, Interval]]) -> list[Tabl
             now = datetime.now(UTC)
             keys = of.partition_keys(interval, *of.target_window(interval, now))[-NEWEST[interval] :]
             outcome = instance.execute(definitions, dagster, of.name, str(interval), keys, [], False)
-            verdicts = outcome.checks or _verdicts(home, of, interval, keys, now)
-            found.append(TableChecks(table, verdicts, None if outcome.success else outcome.error))
+            found.append(TableChecks(table, outcome.checks, None if outcome.success else outcome.error))
     return found
-
-
-def _verdicts(
-    home: Platform, of: Market, interval: Interval, keys: Sequence[str], now: datetime
-) -> list[instance.CheckOutcome]:
-    """Judge what is there although the run failed: Dagster does not check after a failure."""
-    from ohlcv_pipeline.bars.inspection import inspect
-
-    s = home.settings
-    verdicts = inspect(
-        home.store.reader, of, interval, home.instruments(of), keys, now, s.freshness_threshold_minutes,
-        s.coverage_error_pct,
-    )  # fmt: skip
-    return [from_verdict(verdict) for verdict in verdicts]

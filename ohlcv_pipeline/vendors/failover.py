@@ -44,6 +44,13 @@ class Collected:
     rejected: list[Answer] = field(default_factory=list)
     requests: int = 0
 
+    def add(self, other: Collected) -> None:
+        """Take over what another look has given."""
+        self.pages += other.pages
+        self.failures += other.failures
+        self.rejected += other.rejected
+        self.requests += other.requests
+
 
 def plan(
     sources: Mapping[str, Source], order: Sequence[str], instrument: Instrument, interval: Interval,
