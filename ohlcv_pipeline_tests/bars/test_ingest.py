@@ -107,6 +107,45 @@ def test_an_interrupted_fill_resumes_with_what_is_missing(store: Store) -> None:
     assert_accounted_for(store)
 
 
+@pytest.mark.parametrize("page_rows", [300, 10_000])
+def test_one_day_that_a_vendor_cannot_deliver_takes_no_other_day_with_it(store: Store, page_rows: int) -> None:
+    days = [f"2025-11-{day}" for day in range(15, 21)]
+
+    def poisoned(symbol: str, start: int, end: int) -> None:
+        if symbol == "BTC" and start < us("2025-11-18") and end > us("2025-11-17"):
+            raise refuse(Code.MALFORMED_RESPONSE)
+
+    outcome = fill(store, days, [Vendor(page_rows=page_rows, fail=poisoned)], NOW, instruments=[BTC, ETH])
+    assert outcome.failed_cells == {("BTC", "2025-11-17"): "malformed_response"}
+    rows = {(r["symbol"], r["partition"]): r["complete"] for r in store.reader.manifest("crypto", MINUTE).to_pylist()}
+    assert [cell for cell, complete in rows.items() if not complete] == [("BTC", "2025-11-17")]
+    assert count(store, "absent_buckets") == 0
+    assert_accounted_for(store)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy", "requests"),
+    [
+        # One answer for all ten days, then two days by themselves, in each of two batches but for the second look.
+        (Code.VENDOR_UNAVAILABLE, Remedy.BACK_OFF, 1 + 2 + 1),
+        # What is wrong with the symbol, or with the vendor, is wrong with every day of it.
+        (Code.BAD_SYMBOL, Remedy.GIVE_UP, 2),
+        (Code.VENDOR_UNAVAILABLE, Remedy.STOP_VENDOR, 2),
+    ],
+)
+def test_a_symbol_of_which_nothing_can_be_had_is_soon_let_be(
+    store: Store, code: Code, remedy: Remedy, requests: int
+) -> None:
+    def fails(symbol: str, start: int, end: int) -> None:
+        raise refuse(code, remedy)
+
+    days = [f"2025-11-{day}" for day in range(11, 21)]
+    vendor = Vendor(page_rows=100_000, fail=fails)
+    outcome = fill(store, days, [vendor], NOW, batch_rows=5 * 1440)
+    assert outcome.failed_cells == {("BTC", day): str(code) for day in days}
+    assert len(vendor.asked) == requests
+
+
 @pytest.mark.parametrize("reason", ["fails", "lacks the symbol", "has no spelling"])
 def test_the_second_vendor_delivers_what_the_first_does_not(store: Store, reason: str) -> None:
     def lacks(symbol: str, start: int, end: int) -> None:

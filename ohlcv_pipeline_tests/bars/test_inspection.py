@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ohlcv_pipeline.bars.checksum import partition_checksum
-from ohlcv_pipeline.bars.inspection import CHECKS, inspect, lag_of_each
-from ohlcv_pipeline.bars.quality import WORST, Verdict, duplicates_verdict, gaps_verdict
-from ohlcv_pipeline.bars.report import report
+from ohlcv_pipeline.bars.inspection import BY_PARTITION, CHECKS, inspect, lag_of_each
+from ohlcv_pipeline.bars.quality import WORST, Judgement, Measured, Verdict, duplicates_verdict
 from ohlcv_pipeline.bars.verify import verify
 from ohlcv_pipeline.frames import bars_from_columns
 from ohlcv_pipeline.lake.catalog import LakeError
@@ -44,20 +43,28 @@ ONE_BAR = "symbol = 'BTC' AND bucket_start = TIMESTAMPTZ '2025-11-20 10:00:00+00
 BOTH = (BTC, ETH)
 
 
-def verdicts(
+def judgement(
     store: Store,
     now: datetime = NOW,
     instruments: Collection[Instrument] = BOTH,
     checks: Collection[str] = CHECKS,
-) -> dict[str, Verdict]:
-    found = inspect(store.reader, CRYPTO, MINUTE, list(instruments), KEYS, now, 60.0, 95.0, checks)
-    return {verdict.check: verdict for verdict in found}
+) -> Judgement:
+    return inspect(store.reader, CRYPTO, MINUTE, list(instruments), KEYS, now, 60.0, 95.0, checks)
+
+
+def verdicts(store: Store, now: datetime = NOW, checks: Collection[str] = CHECKS) -> dict[str, Verdict]:
+    return {verdict.check: verdict for verdict in judgement(store, now, checks=checks).table}
 
 
 def red(store: Store, now: datetime = NOW) -> dict[str, Verdict]:
-    found = verdicts(store, now)
-    assert set(found) == set(CHECKS)
-    return {name: verdict for name, verdict in found.items() if not verdict.passed}
+    """Return the red verdicts on the table, which are those of its newer day: the older one is always sound."""
+    found = judgement(store, now)
+    assert [verdict.check for verdict in found.table] == list(CHECKS)
+    assert {(v.check, v.partition) for v in found.partitions} == {(name, key) for name in BY_PARTITION for key in KEYS}
+    of_table = {verdict.check: verdict for verdict in found.table if not verdict.passed}
+    of_days = {(verdict.check, verdict.partition) for verdict in found.partitions if not verdict.passed}
+    assert of_days == {(name, KEYS[1]) for name in of_table if name in BY_PARTITION}
+    return of_table
 
 
 def seal_manifest(store: Store, bars_sql: str) -> None:
@@ -116,8 +123,10 @@ def test_a_bar_that_breaks_a_rule_turns_schema_red(filled: Store, mutation: str)
 )
 def test_a_table_with_other_columns_turns_schema_red(filled: Store, mutation: str, column: str) -> None:
     change(filled, f"ALTER TABLE {TABLE} {mutation}")
-    found = red(filled)
+    found = {verdict.check: verdict for verdict in judgement(filled).table if not verdict.passed}
     assert set(found) == {"schema"}
+    # The columns are those of every partition.
+    assert sum(not verdict.passed for verdict in judgement(filled).partitions) == 2
     assert column in {offender["column"] for offender in found["schema"].offenders}
 
 
@@ -135,13 +144,15 @@ def test_a_bar_that_is_gone_turns_gaps_red(filled: Store) -> None:
     assert set(found) == {"gaps"}
     assert (found["gaps"].severity, found["gaps"].numbers["missing"]) == ("WARN", 1)
     (offender,) = found["gaps"].offenders
-    assert (offender["symbol"], offender["first"], offender["coverage_pct"]) == ("BTC", "2025-11-20T10:00:00Z", 99.96)
+    assert (offender["symbol"], offender["first"], offender["coverage_pct"]) == ("BTC", "2025-11-20T10:00:00Z", 99.93)
 
 
 def test_a_coverage_below_the_limit_is_an_error(filled: Store) -> None:
-    seal_manifest(filled, f"DELETE FROM {TABLE} WHERE symbol = 'BTC' AND hour(bucket_start) < 4")
-    change(filled, "UPDATE lake.manifest SET complete = false")
-    assert red(filled)["gaps"].severity == "ERROR"
+    morning = "bucket_start BETWEEN TIMESTAMPTZ '2025-11-20 00:00:00+00' AND TIMESTAMPTZ '2025-11-20 03:59:00+00'"
+    seal_manifest(filled, f"DELETE FROM {TABLE} WHERE symbol = 'BTC' AND {morning}")
+    change(filled, "UPDATE lake.manifest SET complete = false WHERE partition = '2025-11-20'")
+    found = red(filled)["gaps"]
+    assert (found.severity, found.numbers["missing"], found.numbers["lowest_coverage_pct"]) == ("ERROR", 240, 83.33)
 
 
 def test_a_series_that_fell_behind_turns_freshness_red(filled: Store) -> None:
@@ -151,13 +162,33 @@ def test_a_series_that_fell_behind_turns_freshness_red(filled: Store) -> None:
     assert red(filled, utc("2025-11-21 01:00:00")) == {}
 
 
-def test_a_file_that_cannot_be_read_turns_checksum_red(filled: Store) -> None:
-    broken = max(f.path for f in filled.reader._files() if f.table == TABLE.replace("crypto", '"crypto"'))
-    with open(broken, "r+b") as file:  # noqa: PTH123
+@pytest.fixture
+def torn(store: Store) -> Store:
+    """A lake whose newer day is in a file that was cut short."""
+    for key in KEYS:
+        fill(store, [key], [Vendor()], NOW, instruments=BOTH)
+    newest = max(store.reader.files("crypto", MINUTE), key=lambda file: file.first_us or 0)
+    with open(newest.path, "r+b") as file:  # noqa: PTH123
         file.truncate(100)
-    found = verdicts(filled, checks=["checksum"])
-    assert not found["checksum"].passed
-    assert any(offender["actual"] == "unreadable" for offender in found["checksum"].offenders)
+    return store
+
+
+def test_a_file_that_cannot_be_read_turns_checksum_red(torn: Store) -> None:
+    found = red(torn)
+    assert set(found) == {"checksum"}
+    assert found["checksum"].offenders == [{"symbol": "", "partition": KEYS[1], "manifest": "", "actual": "unreadable"}]
+    assert found["checksum"].numbers == {"cells": 4, "rows": 2880, "offenders": 1}
+
+
+def test_what_is_missing_of_bars_that_cannot_be_read_is_told_by_the_manifest(torn: Store) -> None:
+    change(
+        torn, "UPDATE lake.manifest SET rows = 1430, complete = false WHERE symbol = 'ETH' AND partition > '2025-11-19'"
+    )
+    found = red(torn)
+    assert set(found) == {"checksum", "gaps"}
+    (hole,) = found["gaps"].offenders
+    assert (hole["symbol"], hole["missing"], hole["first"]) == ("ETH", 10, "")
+    assert set(verdicts(torn, checks=["gaps"])) == {"gaps"}
 
 
 def test_only_the_checks_that_were_asked_for_answer(filled: Store) -> None:
@@ -173,15 +204,30 @@ def test_a_lake_that_is_not_there_is_no_bad_data(filled: Store, tmp_path: object
 
 def test_a_verdict_names_the_worst_and_counts_them_all() -> None:
     repeated = [{"symbol": "BTC", "bucket_start": str(k)} for k in range(WORST + 5)]
-    verdict = duplicates_verdict(repeated, 100)
+    verdict = duplicates_verdict(Measured(rows=100, repeated=repeated))
     assert (len(verdict.offenders), verdict.numbers["offenders"]) == (WORST, WORST + 5)
 
 
 def test_the_longest_gap_is_named_first(filled: Store) -> None:
     change(filled, f"DELETE FROM {TABLE} WHERE symbol = 'ETH' AND minute(bucket_start) < 7 AND hour(bucket_start) = 3")
     change(filled, f"DELETE FROM {TABLE} WHERE {ONE_BAR}", "UPDATE lake.manifest SET complete = false")
-    entries = report(filled.reader, CRYPTO, MINUTE, BOTH, us(KEYS[0]), us("2025-11-21"), NOW)
-    assert [offender["missing"] for offender in gaps_verdict(entries, 95.0).offenders] == [7, 7, 1]
+    assert [offender["missing"] for offender in verdicts(filled)["gaps"].offenders] == [7, 7, 1]
+
+
+def test_minutes_that_the_vendor_may_still_deliver_are_no_gap(filled: Store) -> None:
+    late = "2025-11-20 23:50"
+    seal_manifest(filled, f"DELETE FROM {TABLE} WHERE symbol = 'BTC' AND bucket_start >= TIMESTAMPTZ '{late}:00+00'")
+    change(filled, "UPDATE lake.manifest SET complete = false WHERE rows < expected_rows")
+    assert set(red(filled, utc("2025-11-21 00:05"))) == set()
+    assert red(filled, utc("2025-11-21 00:08"))["gaps"].numbers["missing"] == 3
+
+
+def test_a_cell_without_a_manifest_row_is_missing_whole(filled: Store) -> None:
+    found = judgement(filled, instruments=[BTC, listed(CRYPTO.instrument("SOL"))], checks=["gaps"])
+    assert [(v.partition, v.severity, v.numbers["missing"]) for v in found.partitions] == [
+        (key, "ERROR", 1440) for key in KEYS
+    ]
+    assert found.table[0].numbers["missing"] == 2880
 
 
 def test_a_symbol_without_bars_has_no_lag_but_is_behind(filled: Store) -> None:

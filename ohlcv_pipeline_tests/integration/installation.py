@@ -14,8 +14,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus, AssetCheckPartitionInfo
 
 from ohlcv_pipeline.bars import assets, checks, rereading, upkeep
+from ohlcv_pipeline.bars.inspection import BY_PARTITION, CHECKS
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.ledger import symbols
 from ohlcv_pipeline.markets import Interval, Market, market
@@ -91,6 +93,13 @@ class Run:
         return {each.check_name: each for each in self.result.get_asset_check_evaluations()}
 
     @property
+    def verdicts(self) -> dict[tuple[str, str | None], dg.AssetCheckEvaluation]:
+        """What each check says of each partition, and of all of them together (None); also of a run that failed."""
+        log = self.instance.all_logs(self.result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        found = [entry.dagster_event.asset_check_evaluation_data for entry in log if entry.dagster_event]
+        return {(each.check_name, each.partition): each for each in found}
+
+    @property
     def green(self) -> set[str]:
         return {name for name, each in self.checks.items() if each.passed}
 
@@ -113,6 +122,12 @@ class Run:
         """The symbols that the Failure's table names, with their codes."""
         shown: Any = self.failure.metadata["failed"]
         return {row.data["symbol"]: row.data["code"] for row in shown.records}
+
+    @property
+    def failed_cells(self) -> dict[tuple[str, str], str]:
+        """The same by partition and symbol."""
+        shown: Any = self.failure.metadata["failed"]
+        return {(row.data["partition"], row.data["symbol"]): row.data["code"] for row in shown.records}
 
 
 @dataclass
@@ -164,6 +179,29 @@ class Installation:
         """Manifest rows by (symbol, partition)."""
         rows = self.platform.store.reader.manifest(of or self.market.name, interval).to_pylist()
         return {(row["symbol"], row["partition"]): row for row in rows}
+
+    def _check_partitions(self, table: str) -> list[AssetCheckPartitionInfo]:
+        keys = [dg.AssetCheckKey(dg.AssetKey(table.split("/")), name) for name in CHECKS]
+        return list(self.instance.event_log_storage.get_asset_check_partition_info(keys))
+
+    def red_checks(self, table: str = "crypto/ohlcv_minute") -> set[tuple[str, str]]:
+        """The check and the partition of each red in the Partitions tab of a table's checks."""
+        return {
+            (info.check_key.name, info.partition_key)
+            for info in self._check_partitions(table)
+            if info.partition_key is not None
+            and info.is_current
+            and info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED
+            and info.check_key.name in BY_PARTITION
+        }
+
+    def planned_checks(self, table: str = "crypto/ohlcv_minute") -> list[tuple[str, str | None]]:
+        """The check and the partition of each check that was planned and never reported."""
+        return [
+            (info.check_key.name, info.partition_key)
+            for info in self._check_partitions(table)
+            if info.latest_execution_status is AssetCheckExecutionRecordStatus.PLANNED
+        ]
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         found: pa.Table = self.platform.store.reader.query(sql, parameters)

@@ -50,18 +50,35 @@ class Services:
         found: dict[str, Any] = answer["data"]
         return found
 
-    def backfill(self, table: str, partitions: Sequence[str]) -> dict[str, Any]:
+    def backfill(self, table: str, partitions: Sequence[str], **config: object) -> dict[str, Any]:
         """Launch a backfill as the UI does, and wait for its end."""
-        asked = {"assetSelection": [{"path": table.split("/")}], "partitionNames": list(partitions), "title": "test"}
+        asked = {
+            "assetSelection": [{"path": table.split("/")}],
+            "partitionNames": list(partitions),
+            "title": "test",
+            "runConfigData": {"ops": {table.replace("/", "__"): {"config": config}}},
+        }
         launched = self.graphql(
             "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename"
             " ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
             p=asked,
         )["launchPartitionBackfill"]
+        return self._backfilled(launched)
+
+    def reexecute(self, backfill: str) -> dict[str, Any]:
+        """Launch what a backfill has not filled once more, as the UI's "from failure" does, and wait for its end."""
+        launched = self.graphql(
+            "mutation($p: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $p) { __typename"
+            " ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            p={"parentRunId": backfill, "strategy": "FROM_FAILURE"},
+        )["reexecutePartitionBackfill"]
+        return self._backfilled(launched)
+
+    def _backfilled(self, launched: Mapping[str, Any]) -> dict[str, Any]:
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         query = (
             "query($b: String!) { found: partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {"
-            " status numPartitions runs(limit: 10) { runId status tags { key value } } assetBackfillData {"
+            " id status numPartitions runs(limit: 10) { runId status tags { key value } } assetBackfillData {"
             " assetBackfillStatuses { ... on AssetPartitionsStatusCounts {"
             " numPartitionsMaterialized numPartitionsFailed numPartitionsTargeted } } } } } }"
         )
@@ -85,6 +102,24 @@ class Services:
         assert launched["__typename"] == "LaunchRunSuccess", launched
         query = "query($r: ID!) { found: runOrError(runId: $r) { ... on Run { status runId } } }"
         return self._ended(query, r=launched["run"]["runId"])
+
+    def red_partitions(self, table: str) -> dict[str, list[tuple[str, str]]]:
+        """The red ranges, first and last, in the Partitions tab of each check of a table."""
+        (node,) = self.graphql(
+            "query($k: [AssetKeyInput!]) { assetNodes(assetKeys: $k) { assetChecksOrError { ... on AssetChecks {"
+            " checks { name partitionStatuses { ... on AssetCheckTimePartitionStatuses {"
+            " ranges { status startKey endKey } } } } } } } }",
+            k=[{"path": table.split("/")}],
+        )["assetNodes"]
+        return {
+            check["name"]: [
+                (each["startKey"], each["endKey"])
+                for each in check["partitionStatuses"]["ranges"]
+                if each["status"] != "SUCCEEDED"
+            ]
+            for check in node["assetChecksOrError"]["checks"]
+            if check["partitionStatuses"]
+        }
 
     def _ended(self, query: str, **variables: object) -> dict[str, Any]:
         deadline = time.monotonic() + RUN_SECONDS

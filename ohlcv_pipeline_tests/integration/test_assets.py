@@ -73,6 +73,70 @@ def test_a_run_may_be_told_some_symbols_only(crypto: Installation) -> None:
     assert all("/ETH-USD/" in path for path in crypto.paths())
 
 
+def test_a_partition_is_materialised_only_when_all_enabled_symbols_are_accounted_for(crypto: Installation) -> None:
+    crypto.materialise(DAYS[0])
+    run = crypto.materialise(DAYS[0], DAYS[1], symbols=["ETH"])
+    assert run.success
+    assert run.materialised == DAYS[:1]
+    assert run.metadata(DAYS[0])["symbols"] == 3
+    assert crypto.manifest()["ETH", DAYS[1]]["complete"]
+    assert {check: each.passed for (check, key), each in run.verdicts.items() if key == DAYS[1]} == dict.fromkeys(
+        CHECKS, True
+    )
+    assert crypto.planned_checks() == []
+    rest = crypto.materialise(DAYS[1], symbols=["BTC", "AAVE"])
+    assert rest.materialised == DAYS[1:2]
+
+
+def test_one_poisoned_day_fails_alone_and_is_the_only_red_one(crypto: Installation) -> None:
+    days = [f"2026-06-0{day}" for day in range(1, 8)]
+    poisoned, good = days[3], days[:3] + days[4:]
+    crypto.exchange.fault(
+        kind="outage", vendor="coinbase", symbol="ETH", start=at(poisoned), end=at(poisoned) + timedelta(days=1)
+    )
+    run = crypto.materialise(days[0], days[-1], retry=False)
+    assert not run.success
+    assert run.materialised == good
+    assert run.failed_cells == {(poisoned, "ETH"): "vendor_unavailable"}
+    assert {cell for cell, row in crypto.manifest().items() if not row["complete"]} == {("ETH", poisoned)}
+    assert crypto.red_checks() == {("gaps", poisoned)}
+    assert run.verdicts["gaps", poisoned].severity is dg.AssetCheckSeverity.ERROR
+    assert crypto.planned_checks() == []
+    crypto.exchange.clear()
+    crypto.exchange.reset_requests()
+    again = crypto.materialise(poisoned)
+    assert again.materialised == [poisoned]
+    assert all("/ETH-USD/" in path for path in crypto.paths())
+    assert crypto.red_checks() == set()
+
+
+def test_a_session_that_has_not_opened_fails_alone(crypto: Installation) -> None:
+    run = crypto.materialise(DAYS[1], "2026-06-11")
+    assert not run.success
+    assert run.materialised == DAYS[1:]
+    assert run.failure.description == (
+        "2026-06-11 opens at 2026-06-11 00:00 UTC; ask for it after that; 2 of 3 partitions were materialised"
+    )
+    assert crypto.planned_checks() == []
+
+
+def test_an_empty_answer_for_a_closed_day_is_no_success(crypto: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    crypto.materialise("2026-06-07")
+    crypto.exchange.fault(
+        kind="empty", vendor="coinbase", symbol="BTC", start=at(DAYS[0]), end=at(DAYS[0]) + timedelta(days=1)
+    )
+    run = crypto.materialise(DAYS[0], DAYS[1])
+    assert not run.success
+    assert run.happened(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 0
+    assert run.failed_cells == {(DAYS[0], "BTC"): "empty_answer"}
+    assert run.materialised == DAYS[1:2]
+    assert crypto.red_checks() == {("gaps", DAYS[0])}
+    # Asked again after an hour, the vendor has nothing again: that settles it.
+    stop_time(monkeypatch, NOW + timedelta(hours=1, minutes=1))
+    assert crypto.materialise(DAYS[0]).materialised == DAYS[:1]
+    assert crypto.red_checks() == {("gaps", DAYS[0])}
+
+
 def test_a_run_told_an_unknown_symbol_fails_before_anything_is_fetched(crypto: Installation) -> None:
     run = crypto.materialise(DAYS[0], symbols=["ETH", "NOPE"])
     assert not run.success
@@ -132,7 +196,9 @@ def test_a_vendor_down_for_one_symbol_fails_the_run_and_keeps_the_others(crypto:
     assert not run.success
     assert run.failed == {"ETH": "vendor_unavailable"}
     assert "ETH (vendor_unavailable)" in run.failure.description
-    assert "the other 2 symbols were published" in run.failure.description
+    assert run.failure.description.endswith(
+        "could not be accounted for in 2026-06-09; 1 of 2 partitions were materialised"
+    )
     assert "503" in run.failure.metadata["details"].value
     manifest = crypto.manifest()
     assert manifest["BTC", DAYS[1]]["complete"]
@@ -150,8 +216,9 @@ def test_a_symbol_that_fails_takes_no_other_with_it_and_is_soon_let_be(crypto: I
     run = crypto.materialise("2026-05-11", "2026-05-30", retry=False)
     assert run.failed == {symbol: "vendor_unavailable"}
     assert sum(cell["complete"] for cell in crypto.manifest().values()) == 40
-    # Twenty days are 96 pages. Those on the way when the first one fails are lost, the others need not be sent.
-    assert sum(f"/{symbol}-USD/" in path for path in crypto.paths()) <= 8
+    # Twenty days are 96 pages. Those on the way when the first one fails, and when two days asked for by themselves
+    # fail as well, are lost; the others need not be sent.
+    assert sum(f"/{symbol}-USD/" in path for path in crypto.paths()) <= 12
 
 
 @pytest.mark.usefixtures("no_waiting")

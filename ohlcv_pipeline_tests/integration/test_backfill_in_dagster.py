@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date, timedelta
 
 import pytest
 
+from ohlcv_pipeline.bars.inspection import BY_PARTITION
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.integration.services import Services, running_services
 
@@ -70,3 +72,29 @@ def test_a_queued_run_that_fails_for_one_symbol_keeps_the_others(services: Servi
     assert ended["status"] == "FAILURE"
     rows = services.platform.store.reader.manifest("crypto", Interval.MINUTE, None, ["2026-06-08"]).to_pylist()
     assert {cell["symbol"] for cell in rows if cell["complete"]} == {"BTC"}
+
+
+@pytest.mark.parametrize("days", [90])
+def test_one_poisoned_day_of_a_backfill_fails_alone_and_is_repaired_alone(services: Services, days: int) -> None:
+    first = date(2026, 1, 1)
+    keys = [(first + timedelta(days=n)).isoformat() for n in range(days)]
+    poisoned = keys[days // 2]
+    services.exchange.fault(
+        kind="bad_gzip",
+        vendor="coinbase",
+        symbol="ETH",
+        start=f"{poisoned}T00:00:00Z",
+        end=f"{poisoned}T23:59:00Z",
+    )
+    try:
+        ended = services.backfill(TABLE, keys, retry=False)
+    finally:
+        services.exchange.clear()
+    assert counts(ended) == {"Materialized": days - 1, "Failed": 1, "Targeted": days}
+    green: dict[str, list[tuple[str, str]]] = {name: [] for name in BY_PARTITION}
+    assert services.red_partitions(TABLE) == {**green, "gaps": [(poisoned, poisoned)]}
+    services.exchange.reset_requests()
+    again = services.reexecute(ended["id"])
+    assert counts(again) == {"Materialized": 1, "Failed": 0, "Targeted": 1}
+    assert all("/ETH-USD/" in request["path"] for request in services.exchange.requests())
+    assert services.red_partitions(TABLE) == green

@@ -14,6 +14,9 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as Target,
+)
 
 from ohlcv_pipeline.lake.tables import data_files
 from ohlcv_pipeline.markets import Interval
@@ -132,6 +135,84 @@ def test_a_single_check_can_be_asked_for_by_itself(instance: dg.DagsterInstance)
     asset = table(lambda context: dg.MaterializeResult())
     assert dg.materialize([asset, checks], selection=selection, instance=instance).success
     assert asked == [{"gaps"}]
+
+
+def check_rows(instance: dg.DagsterInstance, name: str = "gaps") -> dict[str | None, tuple[str, bool]]:
+    """Partition → status of a check there, and whether Dagster takes it to be about the newest materialisation."""
+    found = instance.event_log_storage.get_asset_check_partition_info([dg.AssetCheckKey(KEY, name)])
+    return {info.partition_key: (info.latest_execution_status.value, info.is_current) for info in found}
+
+
+@pytest.mark.parametrize("partitions_def", [None, PARTITIONS])
+def test_a_check_of_a_range_run_is_planned_for_each_partition_and_reported_for_none(
+    instance: dg.DagsterInstance, partitions_def: dg.PartitionsDefinition[str] | None
+) -> None:
+    @dg.asset_check(asset=KEY, name="gaps", partitions_def=partitions_def)
+    def gaps() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    assert run_range(instance, table(lambda context: dg.MaterializeResult()), gaps).success
+    rows = {partition: status for partition, (status, _) in check_rows(instance).items()}
+    assert rows == {None: "SUCCEEDED", **dict.fromkeys(DAYS, "PLANNED")}
+
+
+def test_an_evaluation_closes_what_was_planned_of_its_partition_if_it_names_its_materialisation(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.asset_check(asset=KEY, name="gaps", partitions_def=PARTITIONS)
+    def gaps(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckEvaluation | dg.AssetCheckResult]:
+        newest = context.instance.get_latest_storage_id_by_partition(KEY, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        for day in DAYS:
+            target = Target(storage_id=newest[day], run_id=context.run.run_id, timestamp=0.0)
+            yield dg.AssetCheckEvaluation(
+                asset_key=KEY,
+                check_name="gaps",
+                passed=day != DAYS[1],
+                partition=day,
+                target_materialization_data=None if day == DAYS[2] else target,
+            )
+        yield dg.AssetCheckResult(passed=False)
+
+    run = run_range(instance, table(lambda context: dg.MaterializeResult()), gaps)
+    assert run.success
+    assert check_rows(instance) == {
+        DAYS[0]: ("SUCCEEDED", True),
+        DAYS[1]: ("FAILED", True),
+        # Without its materialisation the verdict counts as outdated: the Partitions tab does not show it.
+        DAYS[2]: ("SUCCEEDED", False),
+        None: ("FAILED", True),
+    }
+
+
+@pytest.mark.parametrize("ends", ["fails", "has no output"])
+def test_a_step_may_report_partitions_and_checks_and_then_fail_or_end_without_an_output(
+    instance: dg.DagsterInstance, ends: str
+) -> None:
+    @dg.asset_check(asset=KEY, name="gaps", partitions_def=PARTITIONS)
+    def gaps() -> dg.AssetCheckResult:
+        raise AssertionError("skipped")
+
+    @dg.asset(
+        key=KEY,
+        partitions_def=PARTITIONS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+    )
+    def asset(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        context.log_event(dg.AssetMaterialization(KEY, partition=DAYS[0]))
+        for day in DAYS:
+            context.log_event(
+                dg.AssetCheckEvaluation(asset_key=KEY, check_name="gaps", passed=day == DAYS[0], partition=day)
+            )
+        if ends == "fails":
+            raise dg.Failure("two are missing", allow_retries=False)
+        yield from ()
+
+    run = run_range(instance, asset, gaps)
+    assert run.success == (ends == "has no output")
+    assert run.materialised == DAYS[:1]
+    rows = {partition: status for partition, (status, _) in check_rows(instance).items()}
+    assert rows == {DAYS[0]: "SUCCEEDED", DAYS[1]: "FAILED", DAYS[2]: "FAILED"}
 
 
 def test_an_asset_may_ask_to_be_tried_again(instance: dg.DagsterInstance) -> None:
