@@ -123,7 +123,7 @@ def _materializations(
             dg.AssetMaterialization(
                 asset_key(market, interval), partition=summary.partition, metadata=summary.metadata()
             )
-            for summary in summarise(home.store.reader, order, datetime.now(UTC))
+            for summary in summarise(home.store.reader, order, {}, instruments, datetime.now(UTC))
         ]
     return events
 
