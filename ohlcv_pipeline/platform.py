@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from ohlcv_pipeline.lake.store import Store, open_store, prepare_store
+from ohlcv_pipeline.lake.tables import migrate
 from ohlcv_pipeline.ledger import outcomes, symbols
 from ohlcv_pipeline.ledger.budget import SharedBudget
 from ohlcv_pipeline.ledger.database import Ledger, open_ledger
@@ -37,9 +38,11 @@ class Platform:
 
     @cached_property
     def reading(self) -> Store:
-        """The lake as it is, without creating anything."""
+        """The lake as it is, without creating anything; that of an older release is migrated."""
         s = self.settings
-        return open_store(s.catalog_path, s.data_path, s.raw_path)
+        found = open_store(s.catalog_path, s.data_path, s.raw_path)
+        migrate(found.catalog)
+        return found
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     lake_catalog: str = Field("", description="postgres:… connection, or empty for SQLite below home")
     lake_data: str = Field("", description="where Parquet files go, or empty for a folder below home")
     ledger_url: str = Field("", description="SQLAlchemy URL, or empty for SQLite below home")
+    dagster_url: str = Field("", description="where people find the Dagster UI, or empty for that of `ohlcv up`")
     schedules: bool = Field(True, description="whether the schedules run from the start")
     raw_retention_days: int = Field(30, ge=1)
     snapshot_retention_days: int = Field(7, ge=1)

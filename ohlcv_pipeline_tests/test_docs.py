@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ohlcv_pipeline import markets
-from ohlcv_pipeline.bars.planning import Cause
+from ohlcv_pipeline.bars.causes import NO_GAP, Cause, Mark
 from ohlcv_pipeline.bars.schema import Reason
 from ohlcv_pipeline.lake.tables import _SHARED, BAR_REVISIONS, STORED_BARS, sql_types
 from ohlcv_pipeline.sandbox.faults import DEFECTS, KINDS
@@ -145,7 +145,7 @@ def options() -> Iterator[tuple[str, str, str]]:
 
 def test_cli_page_names_every_command_and_option() -> None:
     parts = re.split(r"^#{2,3} ", (DOCS / "reference/cli.md").read_text(), flags=re.MULTILINE)[1:]
-    sections = {re.sub(r" [A-Z]+$", "", part.split("\n")[0]): part for part in parts}
+    sections = {re.sub(r"( [A-Z_]+)+$", "", part.split("\n")[0]): part for part in parts}
     for command, option, meaning in options():
         assert command in sections, command
         if option:
@@ -222,8 +222,16 @@ def test_lake_page_has_every_table_and_column() -> None:
 
 def test_lake_page_explains_every_code() -> None:
     text = (DOCS / "reference/lake.md").read_text()
-    for code in (*Cause, *Reason, *Code):
+    for code in (*Mark, *Reason, *Code):
         assert re.search(rf"^\| `{code}` \| \w", text, re.MULTILINE), code
+
+
+def test_completeness_page_explains_every_cause() -> None:
+    text = (DOCS / "explanation/completeness.md").read_text()
+    for cause in Cause:
+        assert re.search(rf"^\| `{cause}` \| \w.* \| {'no' if cause in NO_GAP else 'yes'} \|$", text, re.MULTILINE), (
+            cause
+        )
 
 
 def test_sandbox_page_explains_every_fault() -> None:

@@ -16,10 +16,10 @@ import pandera.errors
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ohlcv_pipeline.bars.causes import Mark
 from ohlcv_pipeline.bars.freshness import Freshness, freshness
 from ohlcv_pipeline.bars.gaps import common, gaps, missing, union
-from ohlcv_pipeline.bars.planning import Cause
-from ohlcv_pipeline.bars.publication import PENDING_TAIL
+from ohlcv_pipeline.bars.planning import PENDING_TAIL
 from ohlcv_pipeline.bars.quality import Judgement, Measured, differing_columns, freshness_verdict, verdicts
 from ohlcv_pipeline.bars.report import coverage_pct
 from ohlcv_pipeline.bars.schema import BarFrame
@@ -182,7 +182,7 @@ class _Pass:
             return {}
         symbols = [instrument.symbol for instrument in self.instruments]
         absent = self.reader.absent(self.market.name, self.interval, symbols, sorted(set(keys)))
-        absent = absent.filter(pc.equal(absent["cause"], str(Cause.NO_TRADES)))
+        absent = absent.filter(pc.equal(absent["cause"], str(Mark.NO_TRADES)))
         found: dict[tuple[str, str], list[int]] = {}
         for symbol, key, bucket in zip(
             absent["symbol"].to_pylist(),

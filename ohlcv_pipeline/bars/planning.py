@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
+from ohlcv_pipeline.bars.causes import Mark
 from ohlcv_pipeline.bars.gaps import common, missing, union, windows, without_trades
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.reader import Reader
@@ -26,15 +26,10 @@ EDGE = 30
 SECOND_LOOK = timedelta(hours=1)
 """How long after a vain look the same bucket may be asked for again."""
 
+PENDING_TAIL = timedelta(minutes=15)
+"""A vendor may be this late with its newest minutes before their absence says anything."""
+
 _NONE = np.empty(0, np.int64)
-
-
-class Cause(StrEnum):
-    """Why an expected bucket has no bar."""
-
-    NO_TRADES = "no_trades"
-    UNANSWERED = "unanswered"
-    UNFILLABLE = "unfillable"
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def _begun(
     stored = _by_symbol(reader.buckets(market, interval, windows_of))
     absent = reader.absent(market, interval, [s for s, _ in cells], [p for _, p in cells])
     again = to_us(now - SECOND_LOOK)
-    waiting = (np.asarray(absent["cause"]) != Cause.UNANSWERED) | (micros(absent["looked_at"]) > again)
+    waiting = (np.asarray(absent["cause"]) != Mark.UNANSWERED) | (micros(absent["looked_at"]) > again)
     idle = _by_symbol(absent.filter(pa.array(waiting)).select(["symbol", "bucket_start"]))
     return {
         (symbol, key): _Begun(

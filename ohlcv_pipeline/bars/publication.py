@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ohlcv_pipeline.bars.causes import Mark
 from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION, checksum, records
-from ohlcv_pipeline.bars.gaps import common
+from ohlcv_pipeline.bars.marks import Absences, Marker
 from ohlcv_pipeline.bars.merge import Account, Merged, Series, merge
-from ohlcv_pipeline.bars.planning import SECOND_LOOK, Cause, Order
+from ohlcv_pipeline.bars.planning import Order
 from ohlcv_pipeline.bars.revisions import Replaced, causes, restored, superseded
 from ohlcv_pipeline.bars.schema import Delivery, Finding, Judged, Reason
 from ohlcv_pipeline.bars.verify import mismatches, read_cells, still_claimed
@@ -26,12 +28,11 @@ from ohlcv_pipeline.frames import TIMESTAMP, VALUE_COLUMNS, Micros, micros
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.raw import RawObject
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, BAR_REVISIONS, MANIFEST, QUARANTINE, STORED_BARS
+from ohlcv_pipeline.lake.tables import ABSENT_BUCKETS, BAR_REVISIONS, LOOKS, MANIFEST, QUARANTINE, STORED_BARS
 from ohlcv_pipeline.lake.writer import Changes, Scope, Stored
-from ohlcv_pipeline.markets import Instrument, from_us, span_us, to_us
+from ohlcv_pipeline.markets import Instrument, from_us, to_us
 
-PENDING_TAIL = timedelta(minutes=15)
-"""A vendor may be this late with its newest minutes before their absence says anything."""
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ def publish(
     offers: Sequence[Offer],
     answers: Sequence[RawObject],
     now: datetime,
+    decided: pa.Table | None = None,
 ) -> Published:
     """Publish the offers into the cells of these partitions, and prove it.
 
-    Publishing the same offers again changes nothing and writes nothing. Raises LakeError.
+    Publishing the same offers again changes nothing and writes nothing. `decided` are rows of the quarantine whose
+    decision commits with the bars. Raises LakeError.
     """
     decision = Decision(order, partitions, now)
     scope = Scope(
@@ -77,7 +80,10 @@ def publish(
         start_us=min(start for start, _ in decision.bounds.values()),
         end_us=max(end for _, end in decision.bounds.values()),
     )
-    changes = store.writer.publish(scope, lambda stored: decision.changes(stored, offers), answers, now)
+    rulings = QUARANTINE.empty_table() if decided is None else decided
+    changes = store.writer.publish(
+        scope, lambda stored: replace(decision.changes(stored, offers), decided=rulings), answers, now
+    )
     if changes and decision.touched:
         touched = pa.Table.from_pylist(decision.touched, MANIFEST)
         stored = read_cells(store.reader, order.market, order.interval, touched)
@@ -99,6 +105,7 @@ class Decision:
         self.now = now
         self.bounds = {key: order.market.partition_bounds(order.interval, key) for key in partitions}
         self.ends = {key: order.market.partition_end(order.interval, key) for key in partitions}
+        self.marker = Marker(order, self.bounds, now)
         self.expected: dict[tuple[str, datetime | None, datetime | None], int] = {}
         self.shifted: list[str] = []
         self.touched: list[dict[str, Any]] = []
@@ -112,20 +119,30 @@ class Decision:
         manifest: list[dict[str, Any]] = []
         new_absent: list[dict[str, Any]] = []
         old_absent: list[dict[str, Any]] = []
+        looks: list[dict[str, Any]] = []
         findings: list[dict[str, Any]] = []
         for offer in offers:
             symbol = offer.instrument.symbol
             held = bars.get(symbol, stored.bars.slice(0, 0))
             offered = self._inside(self._stored_form(offer, stored.next_at))
+            offered = _without(offered, _standing_releases(offer, stored.released))
             merged = merge(held, offered, self._rank, force=self.order.force)
             findings += [self._finding(symbol, finding) for finding in offer.judged.findings]
             if merged.shifted:
                 self.shifted.append(symbol)
                 findings += [self._finding(symbol, finding) for finding in _shift_findings(offer)]
                 continue
-            absences = self._absences(offer, merged, absent.get(symbol, stored.absent.slice(0, 0)))
+            absences = self.marker.of(
+                symbol,
+                offer.deliveries,
+                no_trades=offer.no_trades,
+                unanswered=offer.unanswered,
+                present=micros(merged.bars["bucket_start"]),
+                before=absent.get(symbol, stored.absent.slice(0, 0)),
+            )
             new_absent += absences.added
             old_absent += absences.removed
+            looks += absences.looks
             series = Series.of(symbol, self.order.interval, merged.bars)
             came, went = micros(merged.inserted["bucket_start"]), micros(merged.superseded["bucket_start"])
             coming = merged.inserted
@@ -150,6 +167,7 @@ class Decision:
             manifest=pa.Table.from_pylist(manifest, MANIFEST),
             absent=pa.Table.from_pylist(new_absent, ABSENT_BUCKETS),
             present=pa.Table.from_pylist(old_absent, ABSENT_BUCKETS),
+            looks=pa.Table.from_pylist(looks, LOOKS),
             quarantine=pa.Table.from_pylist(findings, QUARANTINE),
         )
 
@@ -183,44 +201,8 @@ class Decision:
         inside = (at >= 0) & (starts < bounds[at, 1])
         return bars if inside.all() else bars.filter(pa.array(inside))
 
-    def _absences(self, offer: Offer, merged: Merged, before: pa.Table) -> _Absences:
-        """Return which expected buckets are held to be without a bar, and what changes about that."""
-        held = dict(
-            zip(
-                micros(before["bucket_start"]).tolist(),
-                zip(before["cause"].to_pylist(), micros(before["looked_at"]).tolist(), strict=True),
-                strict=True,
-            )
-        )
-        has_bar = set(micros(merged.bars["bucket_start"]).tolist()) if held else set()
-        now_us = to_us(self.now)
-        found: dict[int, str] = {}
-        for bucket in _not_in(offer.unanswered, merged.bars).tolist():
-            cause, looked = held.get(bucket, (None, 0))
-            if cause is None and bucket <= now_us - span_us(PENDING_TAIL):
-                found[bucket] = Cause.UNANSWERED
-            elif cause == Cause.UNANSWERED and looked <= now_us - span_us(SECOND_LOOK):
-                found[bucket] = Cause.UNFILLABLE
-        found |= dict.fromkeys(_not_in(offer.no_trades, merged.bars).tolist(), Cause.NO_TRADES)
-        found = {b: c for b, c in found.items() if held.get(b, ("", 0))[0] not in (c, Cause.UNFILLABLE)}
-        gone = [b for b in held if b in has_bar or b in found]
-        causes = {b: c for b, (c, _) in held.items() if b not in gone} | found
-        return _Absences(
-            causes,
-            added=[self._absence(offer, b, cause) for b, cause in found.items()],
-            removed=[self._absence(offer, b, held[b][0]) for b in gone],
-        )
-
-    def _absence(self, offer: Offer, bucket: int, cause: str) -> dict[str, Any]:
-        key = next(k for k, (start, end) in self.bounds.items() if start <= bucket < end)
-        return self._cell(offer.instrument.symbol, key) | {
-            "bucket_start": from_us(bucket),
-            "cause": str(cause),
-            "looked_at": self.now,
-        }
-
     def _manifest_row(
-        self, offer: Offer, key: str, series: Series, absences: _Absences, before: dict[str, Any] | None
+        self, offer: Offer, key: str, series: Series, absences: Absences, before: dict[str, Any] | None
     ) -> dict[str, Any] | None:
         """Return the cell's new manifest row, None when it stays as it is."""
         start, end = self.bounds[key]
@@ -229,8 +211,8 @@ class Decision:
             start,
             end,
             expected=self._expected(offer.instrument, key),
-            no_trades=absences.count(Cause.NO_TRADES, start, end),
-            unfillable=absences.count(Cause.UNFILLABLE, start, end),
+            no_trades=absences.count(Mark.NO_TRADES, start, end),
+            unfillable=absences.count(Mark.UNFILLABLE, start, end),
             ended=self.ends[key] <= to_us(self.now - delay),
         )
         if before is None and not measured.expected_rows and not measured.rows:
@@ -271,9 +253,9 @@ class Decision:
         return superseded(went, self.order.market.name, self.order.interval, revision, at, self.order.run_id, why)
 
     def _finding(self, symbol: str, finding: Finding) -> dict[str, Any]:
-        bucket = finding.bucket_start
-        key = next((k for k, (start, end) in self.bounds.items() if bucket is not None and start <= bucket < end), None)
-        return self._cell(symbol, key) | {
+        market, bucket = self.order.market, finding.bucket_start
+        keys = [] if bucket is None else market.partition_keys(self.order.interval, bucket, bucket + 1)
+        return self._cell(symbol, keys[0] if keys else None) | {
             "bucket_start": None if bucket is None else from_us(bucket),
             "reason": str(finding.reason),
             "published": finding.published,
@@ -291,18 +273,6 @@ class Decision:
             "symbol": symbol,
             "partition": key,
         }
-
-
-@dataclass(frozen=True)
-class _Absences:
-    """The buckets of one symbol held to be without a bar, by cause, and the difference to what was held before."""
-
-    causes: dict[int, str]
-    added: list[dict[str, Any]]
-    removed: list[dict[str, Any]]
-
-    def count(self, cause: Cause, start: int, end: int) -> int:
-        return sum(1 for bucket, held in self.causes.items() if held == cause and start <= bucket < end)
 
 
 def _columns(measured: Account) -> dict[str, Any]:
@@ -335,6 +305,23 @@ def _shift_findings(offer: Offer) -> list[Finding]:
     ]
 
 
+def _standing_releases(offer: Offer, released: pa.Table) -> Micros:
+    """Return the buckets whose released row the vendor sends again beside the bar it was released against.
+
+    It then has said nothing new, and the decision stands.
+    """
+    if not released.num_rows:
+        return _NONE
+    rows = released.filter(pc.equal(released["symbol"], offer.instrument.symbol))
+    decided = set(zip(micros(rows["bucket_start"]).tolist(), rows["raw"].to_pylist(), strict=True))
+    said = {(finding.bucket_start, finding.raw) for finding in offer.judged.findings}
+    return np.array(sorted(bucket for bucket, _ in decided & said), np.int64)
+
+
+def _without(bars: pa.Table, buckets: Micros) -> pa.Table:
+    return bars.filter(pa.array(~np.isin(micros(bars["bucket_start"]), buckets))) if len(buckets) else bars
+
+
 def _constant(value: str, n: int) -> pa.Array:
     return pa.repeat(pa.scalar(value, pa.string()), n)
 
@@ -358,8 +345,3 @@ def _between(bars: pa.Table, start: int, end: int) -> pa.Table:
 def _any_within(buckets: Micros, start: int, end: int) -> bool:
     lo, hi = np.searchsorted(buckets, [start, end])
     return bool(hi > lo)
-
-
-def _not_in(buckets: Micros, bars: pa.Table) -> Micros:
-    held = micros(bars["bucket_start"])
-    return np.setdiff1d(buckets, common(buckets, held), assume_unique=True) if len(buckets) else buckets

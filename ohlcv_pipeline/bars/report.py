@@ -7,7 +7,7 @@ wholly inside the window, are looked at bar by bar.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ohlcv_pipeline.bars.causes import Mark
 from ohlcv_pipeline.bars.checksum import run_checksum
 from ohlcv_pipeline.bars.gaps import Gap, common, gaps, missing, union
-from ohlcv_pipeline.bars.planning import Cause
-from ohlcv_pipeline.bars.publication import PENDING_TAIL
+from ohlcv_pipeline.bars.planning import PENDING_TAIL
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, span_us, to_us
@@ -76,7 +76,25 @@ def coverage_pct(stored: int, expected: int, no_trades: int) -> float | None:
     return math.floor(10_000 * stored / due) / 100 if due > 0 else None
 
 
-def report(
+@dataclass(frozen=True)
+class Holding:
+    """What is held of one symbol in a window: its manifest rows by partition, and buckets in µs, sorted.
+
+    `expected` buckets are `present`, or bear a mark in `marked` (which is not yet cut to the window), or neither.
+    """
+
+    instrument: Instrument
+    cells: Mapping[str, dict[str, Any]]
+    expected: Micros
+    present: Micros
+    marked: Mapping[str, Micros]
+
+    def bearing(self, mark: Mark) -> Micros:
+        """Return the expected buckets that bear a mark."""
+        return common(self.marked.get(mark, _NONE), self.expected)
+
+
+def holdings(
     reader: Reader,
     market: Market,
     interval: Interval,
@@ -84,8 +102,8 @@ def report(
     start_us: int,
     end_us: int,
     now: datetime,
-) -> list[Entry]:
-    """Return one entry for each instrument over the buckets in [start, end)."""
+) -> list[Holding]:
+    """Return what is held of each instrument among the buckets in [start, end)."""
     keys = market.partition_keys(interval, start_us, end_us)
     symbols = [instrument.symbol for instrument in instruments]
     manifest: dict[str, dict[str, dict[str, Any]]] = {symbol: {} for symbol in symbols}
@@ -100,25 +118,42 @@ def report(
     }
     stored = _buckets_of(reader, market, interval, examined)
     absent = _absent(reader, market, interval, symbols, keys)
-    quarantined = reader.quarantine(market.name, interval, symbols, keys)
-    counts = {row["symbol"]: row["rows"] - row["buckets"] for row in reader.counts(market.name, interval).to_pylist()}
-    entries = []
+    held = []
     for instrument in instruments:
         symbol = instrument.symbol
-        cells = manifest[symbol]
         expected = market.expected(interval, instrument, start_us, end_us, to_us(now))
-        no_trades = common(absent.get((symbol, Cause.NO_TRADES), _NONE), expected)
-        unfillable = common(absent.get((symbol, Cause.UNFILLABLE), _NONE), expected)
+        marked = absent.get(symbol, {})
         present = union(
             _NONE,
             *(
                 stored.get((symbol, key), _NONE)
                 if (symbol, key) in examined
-                else missing(_slice(expected, *bounds[key]), absent.get((symbol, Cause.NO_TRADES), _NONE), interval)
-                for key in cells
+                else missing(_slice(expected, *bounds[key]), marked.get(Mark.NO_TRADES, _NONE), interval)
+                for key in manifest[symbol]
             ),
         )
-        present = common(present, expected)
+        held.append(Holding(instrument, manifest[symbol], expected, common(present, expected), marked))
+    return held
+
+
+def report(
+    reader: Reader,
+    market: Market,
+    interval: Interval,
+    instruments: Sequence[Instrument],
+    start_us: int,
+    end_us: int,
+    now: datetime,
+) -> list[Entry]:
+    """Return one entry for each instrument over the buckets in [start, end)."""
+    keys = market.partition_keys(interval, start_us, end_us)
+    quarantined = reader.quarantine(market.name, interval, [each.symbol for each in instruments], keys)
+    counts = {row["symbol"]: row["rows"] - row["buckets"] for row in reader.counts(market.name, interval).to_pylist()}
+    entries = []
+    for holding in holdings(reader, market, interval, instruments, start_us, end_us, now):
+        symbol, cells = holding.instrument.symbol, holding.cells
+        expected, present = holding.expected, holding.present
+        no_trades, unfillable = holding.bearing(Mark.NO_TRADES), holding.bearing(Mark.UNFILLABLE)
         without = missing(expected, union(present, no_trades), interval)
         young = without >= to_us(now) - span_us(PENDING_TAIL)
         tail = without[young] if interval is Interval.MINUTE else _NONE
@@ -182,13 +217,13 @@ def _buckets_of(
 
 def _absent(
     reader: Reader, market: Market, interval: Interval, symbols: Sequence[str], keys: Sequence[str]
-) -> dict[tuple[str, str], Micros]:
+) -> dict[str, dict[str, Micros]]:
+    """Return the marked buckets by symbol and mark."""
     table = reader.absent(market.name, interval, symbols, keys)
     names, causes, starts = np.asarray(table["symbol"]), np.asarray(table["cause"]), micros(table["bucket_start"])
     return {
-        (symbol, cause): union(starts[(names == symbol) & (causes == cause)])
+        symbol: {cause: union(starts[(names == symbol) & (causes == cause)]) for cause in np.unique(causes)}
         for symbol in np.unique(names)
-        for cause in np.unique(causes)
     }
 
 

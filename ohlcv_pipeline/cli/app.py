@@ -14,9 +14,11 @@ from ohlcv_pipeline.cli import (
     checks,
     demo,
     doctor,
+    explain,
     export,
     gaps,
     maintain,
+    quarantine,
     revisions,
     sandbox,
     services,
@@ -67,10 +69,12 @@ app.command("doctor", rich_help_panel="Start")(doctor.doctor)
 app.command("backfill", rich_help_panel="Bars")(backfill.backfill)
 app.command("status", rich_help_panel="Bars")(status.status)
 app.command("gaps", rich_help_panel="Bars")(gaps.gaps)
+app.command("explain", rich_help_panel="Bars")(explain.explain)
 app.command("export", rich_help_panel="Bars")(export.export)
 app.command("revisions", rich_help_panel="Trust")(revisions.revisions)
 app.add_typer(symbols.app, name="symbols", rich_help_panel="Bars")
 app.command("verify", rich_help_panel="Trust")(verify.verify)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Trust")
 app.command("checks", rich_help_panel="Trust")(checks.checks)
 app.command("maintain", rich_help_panel="Trust")(maintain.maintain)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Trust")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -77,6 +77,11 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{timedelta(hours=hours).days} d {hours % 24} h" if hours >= 24 else f"{hours} h {minutes} min"
+
+
+def instant(when: datetime) -> str:
+    """Return an aware instant as ISO text in UTC, without a fraction of zero."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def many(count: int, one: str, more: str = "") -> str:

@@ -135,17 +135,15 @@ def _lake(home: Platform) -> Finding:
     from ohlcv_pipeline.lake.catalog import LakeError
     from ohlcv_pipeline.lake.tables import MIGRATIONS
 
-    if not home.reading.catalog.exists:
-        return Finding("lake", "warn", "no lake yet", "`ohlcv backfill` makes one")
     try:
+        if not home.reading.catalog.exists:
+            return Finding("lake", "warn", "no lake yet", "`ohlcv backfill` makes one")
         found = home.reading.reader.query("SELECT max(version) AS version FROM lake.lake_version").to_pylist()
     except LakeError as error:
         return Finding("lake", "fail", " ".join(str(error).split()), "check OHLCV_LAKE_CATALOG and its server or file")
     newest, have = 1 + len(MIGRATIONS), found[0]["version"]
     if have > newest:
         return Finding("lake", "fail", f"version {have}", f"this release knows {newest}; upgrade the package")
-    if have < newest:
-        return Finding("lake", "warn", f"version {have} of {newest}", "the next `ohlcv backfill` migrates it")
     return Finding("lake", "ok", f"{home.settings.catalog_path.split(':', 1)[0]} catalog, version {have}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import httpx
@@ -23,22 +22,6 @@ from ohlcv_pipeline.settings import Settings
 
 SHOWN_CHECKSUM = 12
 _PATIENCE_SECONDS = 3.0
-
-
-class Known(StrEnum):
-    """What is known about a gap beyond its being there."""
-
-    DECLARED = "the sandbox's declared outage"
-    AROUND = "the sandbox's declared outage and minutes beside it"
-    UNFILLABLE = "unfillable: every vendor was asked twice"
-    UNANSWERED = "asked for in vain"
-    PART = "asked for in vain in part"
-    NOTHING = "no answer yet"
-
-    @property
-    def declared(self) -> bool:
-        """Whether the sandbox has announced it."""
-        return self in (Known.DECLARED, Known.AROUND)
 
 
 @dataclass(frozen=True)
@@ -86,17 +69,6 @@ def outage_behind(gap: Gap, outages: Sequence[Outage], start_us: int, end_us: in
         if inside and gap.missing - outage.missing <= LONGEST_NO_TRADES_RUN:
             return outage
     return None
-
-
-def known_from(gap: Gap, outage: Outage | None, unanswered: int = 0, unfillable: int = 0) -> Known:
-    """Say what is known about a gap, of which so many buckets were asked for in vain or settled as unfillable."""
-    if outage is not None:
-        return Known.DECLARED if gap.missing <= outage.missing else Known.AROUND
-    if unfillable == gap.missing:
-        return Known.UNFILLABLE
-    if unanswered + unfillable == gap.missing:
-        return Known.UNANSWERED
-    return Known.PART if unanswered + unfillable else Known.NOTHING
 
 
 @dataclass(frozen=True)

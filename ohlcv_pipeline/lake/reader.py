@@ -19,6 +19,7 @@ from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
 from ohlcv_pipeline.lake.catalog import DAMAGE, Catalog, LakeError, retry_conflicts
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
+    LOOKS,
     MANIFEST,
     QUARANTINE,
     STORED_BARS,
@@ -211,6 +212,14 @@ class Reader:
     ) -> pa.Table:
         """Return the quarantined and flagged rows, sorted by symbol and partition."""
         return self._cells("quarantine", QUARANTINE, market, interval, symbols, partitions)
+
+    def looks(self, market: str, interval: Interval, symbols: Sequence[str], start_us: int, end_us: int) -> pa.Table:
+        """Return the answers on which marks of absent buckets in [start, end) rest, oldest first."""
+        return self.query(
+            "SELECT * FROM lake.looks WHERE market = ? AND interval = ? AND list_contains(?, symbol)"
+            " AND window_end > make_timestamptz(?) AND window_start < make_timestamptz(?) ORDER BY looked_at, vendor",
+            [market, interval, list(symbols), start_us, end_us],
+        ).cast(LOOKS)
 
     def _cells(
         self,

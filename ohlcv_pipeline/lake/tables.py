@@ -63,6 +63,22 @@ ABSENT_BUCKETS = pa.schema(
 )
 """Expected buckets that were asked for in vain, what that is held to mean, and when it was last looked at."""
 
+LOOKS = pa.schema(
+    [
+        pa.field("market", TEXT),
+        pa.field("interval", TEXT),
+        pa.field("symbol", TEXT),
+        pa.field("vendor", TEXT),
+        pa.field("window_start", TIMESTAMP),
+        pa.field("window_end", TIMESTAMP),
+        pa.field("rows", pa.int64()),
+        pa.field("raw_id", TEXT),
+        pa.field("run_id", TEXT),
+        pa.field("looked_at", TIMESTAMP),
+    ]
+)
+"""The answers on which marks of absent buckets rest: asked for [window_start, window_end), they held so many rows."""
+
 BAR_REVISIONS = pa.schema(
     [
         pa.field("market", TEXT),
@@ -88,8 +104,17 @@ QUARANTINE = pa.schema(
         pa.field("raw_id", TEXT),
         pa.field("run_id", TEXT),
         pa.field("quarantined_at", TIMESTAMP),
+        pa.field("decision", TEXT),
+        pa.field("decided_at", TIMESTAMP),
+        pa.field("decided_by", TEXT),
+        pa.field("note", TEXT),
+        pa.field("decision_run_id", TEXT),
     ]
 )
+"""Rows that broke a rule. `decision` is null until a person has released or discarded the row."""
+
+QUARANTINE_KEY = ("market", "interval", "symbol", "bucket_start", "reason", "raw")
+"""What makes two rows of the quarantine the same bad bar, however often it was fetched."""
 
 RAW_OBJECTS = pa.schema(
     [
@@ -143,6 +168,7 @@ reader may then take the list of a table's files for the whole of it."""
 _SHARED = {
     "manifest": MANIFEST,
     "absent_buckets": ABSENT_BUCKETS,
+    "looks": LOOKS,
     "bar_revisions": BAR_REVISIONS,
     "quarantine": QUARANTINE,
     "raw_objects": RAW_OBJECTS,
@@ -155,6 +181,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE {bars} ADD COLUMN published_at TIMESTAMP WITH TIME ZONE",
         "ALTER TABLE lake.bar_revisions ADD COLUMN cause VARCHAR",
         "ALTER TABLE lake.heads ADD COLUMN published_at TIMESTAMP WITH TIME ZONE",
+    ),
+    (
+        "CREATE TABLE lake.looks (market VARCHAR, interval VARCHAR, symbol VARCHAR, vendor VARCHAR,"
+        " window_start TIMESTAMP WITH TIME ZONE, window_end TIMESTAMP WITH TIME ZONE, rows BIGINT, raw_id VARCHAR,"
+        " run_id VARCHAR, looked_at TIMESTAMP WITH TIME ZONE)",
+        "ALTER TABLE lake.quarantine ADD COLUMN decision VARCHAR",
+        "ALTER TABLE lake.quarantine ADD COLUMN decided_at TIMESTAMP WITH TIME ZONE",
+        "ALTER TABLE lake.quarantine ADD COLUMN decided_by VARCHAR",
+        "ALTER TABLE lake.quarantine ADD COLUMN note VARCHAR",
+        "ALTER TABLE lake.quarantine ADD COLUMN decision_run_id VARCHAR",
     ),
 )
 """What takes a lake of version n to n + 1, from 1 on; entries are only ever added. A new lake is made whole.
@@ -263,6 +299,21 @@ def ensure(catalog: Catalog, markets: tuple[str, ...]) -> None:
         connection.close()
 
 
+def migrate(catalog: Catalog) -> None:
+    """Bring a lake of an older release to the newest version; where there is none, none is made. Raises LakeError."""
+    if not catalog.exists:
+        return
+    connection = catalog.cursor()
+    try:
+        version, _, _ = _state(connection, ())
+        if 0 < version < 1 + len(MIGRATIONS):
+            retry_conflicts(lambda: _ensure(connection, ()))
+    except duckdb.Error as error:
+        raise LakeError(f"the lake cannot be brought to the version of this release: {error}") from error
+    finally:
+        connection.close()
+
+
 def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> None:
     newest = 1 + len(MIGRATIONS)
     # Looking and creating share a transaction: of two processes that find no lake, one conflicts and looks again.
@@ -285,7 +336,7 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
                 connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
                 connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
                 connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0, NULL)", [market, interval])
-    if version == 0:
+    if version < newest:
         for name in _SHARED:
             connection.execute(
                 "CALL lake.set_option('data_inlining_row_limit', ?, table_name => ?)", [_INLINED_ROWS, name]

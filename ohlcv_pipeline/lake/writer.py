@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from ohlcv_pipeline.lake.tables import (
     BAR_REVISIONS,
     CATALOG,
     FILE_SEALS,
+    LOOKS,
     MANIFEST,
     QUARANTINE,
+    QUARANTINE_KEY,
     RAW_OBJECTS,
     STORED_BARS,
     bars_table,
@@ -64,13 +66,15 @@ class Stored:
     manifest: pa.Table
     absent: pa.Table
     next_at: datetime
+    released: pa.Table = field(default_factory=QUARANTINE.empty_table)
 
 
 @dataclass(frozen=True)
 class Changes:
     """What a publication does. `deleted` and `superseded` are the same rows: out of the table, into revisions.
 
-    `manifest` replaces the rows of the same cells; `present` holds absent buckets whose mark is removed.
+    `manifest` replaces the rows of the same cells; `present` holds absent buckets whose mark is removed; `decided`
+    replaces the same rows of the quarantine.
     """
 
     inserted: pa.Table = field(default_factory=STORED_BARS.empty_table)
@@ -78,12 +82,13 @@ class Changes:
     manifest: pa.Table = field(default_factory=MANIFEST.empty_table)
     absent: pa.Table = field(default_factory=ABSENT_BUCKETS.empty_table)
     present: pa.Table = field(default_factory=ABSENT_BUCKETS.empty_table)
+    looks: pa.Table = field(default_factory=LOOKS.empty_table)
     quarantine: pa.Table = field(default_factory=QUARANTINE.empty_table)
+    decided: pa.Table = field(default_factory=QUARANTINE.empty_table)
 
     def __bool__(self) -> bool:
         """Whether there is anything to write."""
-        tables = (self.inserted, self.superseded, self.manifest, self.absent, self.present, self.quarantine)
-        return any(table.num_rows for table in tables)
+        return any(getattr(self, each.name).num_rows for each in fields(self))
 
 
 Decide = Callable[[Stored], Changes]
@@ -210,7 +215,14 @@ def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope, now: dateti
         [list(scope.symbols), scope.start_us, scope.end_us],
         STORED_BARS,
     )
-    return Stored(bars, manifest, absent, next_at)
+    released = _table(
+        connection,
+        "SELECT * FROM lake.quarantine WHERE market = ? AND interval = ? AND list_contains(?, symbol)"
+        " AND decision = 'released' AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)",
+        [scope.market, scope.interval, list(scope.symbols), scope.start_us, scope.end_us],
+        QUARANTINE,
+    )
+    return Stored(bars, manifest, absent, next_at, released)
 
 
 def file_sha256(path: str) -> str:
@@ -260,13 +272,18 @@ def _apply(connection: duckdb.DuckDBPyConnection, scope: Scope, stored: Stored, 
     _insert(connection, "manifest", changes.manifest)
     _delete(connection, "lake.absent_buckets", changes.present, ("market", "interval", "symbol", "bucket_start"))
     _insert(connection, "absent_buckets", changes.absent)
+    _insert(connection, "looks", changes.looks)
     _insert(connection, "quarantine", changes.quarantine)
+    _delete(connection, "lake.quarantine", changes.decided, QUARANTINE_KEY, "IS NOT DISTINCT FROM")
+    _insert(connection, "quarantine", changes.decided)
 
 
-def _delete(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: tuple[str, ...]) -> None:
+def _delete(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: tuple[str, ...], equal: str = "="
+) -> None:
     if rows.num_rows:
         connection.register("outgoing", rows.select(list(key)))
-        match = " AND ".join(f"t.{name} = o.{name}" for name in key)
+        match = " AND ".join(f"t.{name} {equal} o.{name}" for name in key)
         connection.execute(f"DELETE FROM {table} t USING outgoing o WHERE {match}")
         connection.unregister("outgoing")
 
@@ -276,11 +293,10 @@ def _unseen(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> pa.Table:
     if not rows.num_rows:
         return rows
     connection.register("candidates", rows)
-    key = ("market", "interval", "symbol", "bucket_start", "reason", "raw")
-    match = " AND ".join(f"q.{name} IS NOT DISTINCT FROM c.{name}" for name in key)
+    match = " AND ".join(f"q.{name} IS NOT DISTINCT FROM c.{name}" for name in QUARANTINE_KEY)
     fresh = _table(
         connection,
-        f"SELECT DISTINCT ON ({', '.join('c.' + name for name in key)}) c.*"
+        f"SELECT DISTINCT ON ({', '.join('c.' + name for name in QUARANTINE_KEY)}) c.*"
         f" FROM candidates c ANTI JOIN lake.quarantine q ON {match}",
         [],
         QUARANTINE,

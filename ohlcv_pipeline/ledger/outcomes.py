@@ -15,6 +15,9 @@ from sqlalchemy import case, delete, func, insert, select
 from ohlcv_pipeline.ledger.database import Ledger
 from ohlcv_pipeline.ledger.models import VendorRequest
 
+OK = "ok"
+"""The code of a request that was answered as it should be."""
+
 
 class Outcome(Protocol):
     """One attempt. `requested_at` is aware, `seconds` its duration, `status` None without an HTTP answer."""
@@ -87,6 +90,35 @@ def recent(ledger: Ledger, vendor: str, since: datetime) -> Recent:
         counts={code: count for code, count, _ in rows},
         p95_seconds=min((seconds for _, _, seconds in rows if seconds is not None), default=None),
     )
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A vendor's requests since some instant that failed: how many, with which codes; `failing`: the newest did."""
+
+    vendor: str
+    count: int
+    codes: Sequence[str]
+    failing: bool
+
+
+def troubles(ledger: Ledger, vendors: Sequence[str], since: datetime) -> list[Trouble]:
+    """Return the troubles of those vendors that had any since `since` (aware), in the order given."""
+    query = (
+        select(VendorRequest.vendor, VendorRequest.code, func.count(), func.max(VendorRequest.id))
+        .where(VendorRequest.vendor.in_(vendors), VendorRequest.requested_at >= since)
+        .group_by(VendorRequest.vendor, VendorRequest.code)
+    )
+    with ledger.read() as session:
+        rows = session.execute(query).tuples().all()
+    found = []
+    for vendor in vendors:
+        newest = {code: last for name, code, _, last in rows if name == vendor}
+        failed = {code: count for name, code, count, _ in rows if name == vendor and code != OK}
+        if failed:
+            failing = max(newest, key=lambda code: newest[code]) != OK
+            found.append(Trouble(vendor, sum(failed.values()), sorted(failed), failing))
+    return found
 
 
 def prune(ledger: Ledger, before: datetime) -> int:

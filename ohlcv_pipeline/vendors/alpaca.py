@@ -186,6 +186,7 @@ class Alpaca:
 
     feed: Literal["sip", "iex"] = "sip"
     name = "alpaca"
+    version = "1"
     omits_empty_buckets = True
     raw_prices = True
 

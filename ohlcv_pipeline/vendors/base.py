@@ -120,9 +120,11 @@ class Adapter(Protocol):
 
     `omits_empty_buckets`: a bucket without trades is absent from its answers. `raw_prices`: its prices are as
     traded, not adjusted for splits; a vendor without them is no market's source, only something to compare with.
+    `version` names the parser: it is raised whenever the same answer would be read differently.
     """
 
     name: str
+    version: str
     omits_empty_buckets: bool
     raw_prices: bool
 

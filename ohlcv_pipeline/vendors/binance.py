@@ -80,6 +80,7 @@ class Binance:
     """Klines of `/api/v3/klines`; a bucket without trades is a row of zero volume."""
 
     name = "binance"
+    version = "1"
     days_sum_minutes = True
     omits_empty_buckets = False
     raw_prices = True

@@ -161,6 +161,7 @@ class BinanceArchive:
     """Daily and monthly kline files; a bucket without trades is a row of zero volume."""
 
     name = "binance_archive"
+    version = "1"
     omits_empty_buckets = False
     raw_prices = True
 

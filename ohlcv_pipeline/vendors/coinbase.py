@@ -37,6 +37,7 @@ class Coinbase:
     """Candles of `/products/<id>/candles`; buckets without trades are absent."""
 
     name = "coinbase"
+    version = "1"
     days_sum_minutes = True
     omits_empty_buckets = True
     raw_prices = True

@@ -242,6 +242,7 @@ class Files:
     """
 
     name = "files"
+    version = "1"
     omits_empty_buckets = False
     raw_prices = True
 

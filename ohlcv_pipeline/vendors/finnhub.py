@@ -63,6 +63,7 @@ class Finnhub:
     """Candles of `/stock/candle`; minutes without trades are absent."""
 
     name = "finnhub"
+    version = "1"
     omits_empty_buckets = True
     raw_prices = False
 

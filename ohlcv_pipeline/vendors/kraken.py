@@ -77,6 +77,7 @@ class Kraken:
     """Rows of `/0/public/OHLC`; a bucket without trades is a row with count 0."""
 
     name = "kraken"
+    version = "1"
     omits_empty_buckets = False
     raw_prices = True
 

@@ -135,6 +135,7 @@ class Tiingo:
     """Rows of `/tiingo/daily/<ticker>/prices` and `/iex/<ticker>/prices`; minutes without trades are absent."""
 
     name = "tiingo"
+    version = "1"
     omits_empty_buckets = True
     raw_prices = True
 

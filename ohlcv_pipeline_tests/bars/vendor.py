@@ -187,6 +187,7 @@ class Vendor:
     """
 
     name: str = "coinbase"
+    version: str = "1"
     page_rows: int = 300
     newest_rows: int | None = None
     omits_empty_buckets: bool = True

@@ -53,26 +53,6 @@ def test_one_damaged_byte_makes_verify_exit_1(stocked: Cli, tmp_path: Path, wher
     assert "Traceback" not in shown.err
 
 
-def test_gaps_names_the_declared_outage(stocked: Cli) -> None:
-    ended = stocked.here("gaps", "--interval", "minute", "--symbols", "BTC", "--start", START, "--end", END, "--json")
-    (gap,) = ended.json()["gaps"]
-    assert (gap["range_start"], gap["range_end"]) == ("2026-10-11T13:07:00Z", "2026-10-11T13:51:00Z")
-    assert (gap["missing"], gap["unanswered"], gap["declared_outage"]) == (45, 45, True)
-
-
-def test_gaps_as_csv_leaves_out_shorter_ones(stocked: Cli) -> None:
-    window = ("--interval", "minute", "--symbols", "BTC", "--start", START, "--end", END)
-    (row,) = csv.DictReader(io.StringIO(stocked.here("gaps", *window, "--csv").out))
-    assert row["known"] == "the sandbox's declared outage"
-    assert list(csv.DictReader(io.StringIO(stocked.here("gaps", *window, "--csv", "--min-missing", "46").out))) == []
-
-
-def test_a_window_never_fetched_is_one_gap_and_no_outage(stocked: Cli) -> None:
-    window = ("--interval", "minute", "--symbols", "SOL", "--start", START, "--end", END)
-    (gap,) = stocked.here("gaps", *window, "--json").json()["gaps"]
-    assert (gap["missing"], gap["known"]) == (1440, "no answer yet")
-
-
 def test_status_has_one_row_for_each_symbol_and_interval(stocked: Cli) -> None:
     ended = stocked.here("status", "--symbols", "BTC,ETH", "--json")
     series = {(row["symbol"], row["interval"]): row for row in ended.json()["series"]}

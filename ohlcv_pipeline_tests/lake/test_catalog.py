@@ -18,8 +18,13 @@ from ohlcv_pipeline.lake.catalog import (
 )
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.settings import Settings
 from ohlcv_pipeline_tests.bars.vendor import change, count, new_store, snapshots
+from ohlcv_pipeline_tests.lake.first_release import FIRST_RELEASE
 from ohlcv_pipeline_tests.lake.processes import at_once, create
+
+NEWEST = 1 + len(tables.MIGRATIONS)
 
 
 def test_preparing_a_lake_twice_changes_nothing(store: Store, tmp_path: Path) -> None:
@@ -40,33 +45,65 @@ def test_a_market_switched_on_later_gets_its_tables(store: Store, tmp_path: Path
 
 def test_a_lake_of_a_newer_release_is_refused(store: Store, tmp_path: Path) -> None:
     change(store, "INSERT INTO lake.lake_version VALUES (99)")
-    with pytest.raises(LakeError, match="of version 99, this release knows 2; upgrade"):
+    with pytest.raises(LakeError, match=f"of version 99, this release knows {NEWEST}; upgrade"):
         new_store(tmp_path)
 
 
 def test_an_older_lake_is_migrated_step_by_step_and_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = (("CREATE TABLE lake.one (a INTEGER)",), ("ALTER TABLE lake.one ADD COLUMN b INTEGER",))
-    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, *steps))
+    new = (("CREATE TABLE lake.one (a INTEGER)",), ("ALTER TABLE lake.one ADD COLUMN b INTEGER",))
+    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, *new))
     for _ in range(2):
         migrated = new_store(tmp_path)
         names = migrated.reader.query("SELECT * FROM lake.one").column_names
         versions = migrated.reader.query("SELECT max(version) AS v FROM lake.lake_version")["v"].to_pylist()
-        assert (names, versions, count(migrated, "lake_version")) == (["a", "b"], [4], 2)
+        assert (names, versions, count(migrated, "lake_version")) == (["a", "b"], [NEWEST + 2], 2)
         migrated.catalog.close()
 
 
 def test_a_migration_that_fails_leaves_the_lake_at_its_version(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing = ("CREATE TABLE lake.one (a INTEGER)", "DROP TABLE lake.nothing")
-    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, failing))
+    broken = ("CREATE TABLE lake.one (a INTEGER)", "DROP TABLE lake.nothing")
+    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, broken))
     with pytest.raises(duckdb.Error):
         new_store(tmp_path)
     assert count(store, "lake_version") == 1
     with pytest.raises(LakeError):
         store.reader.query("SELECT * FROM lake.one")
+
+
+def make_version_1(home: Path) -> None:
+    """Create a lake as the first release did, with a row in its quarantine."""
+    old = new_store(home)
+    change(old, *FIRST_RELEASE)
+    change(old, "INSERT INTO lake.quarantine (market, symbol, reason) VALUES ('crypto', 'BTC', 'negative')")
+    old.catalog.close()
+
+
+def test_a_lake_of_the_first_release_becomes_what_a_new_one_is(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    migrated = new_store(tmp_path)
+    for name, schema in tables._SHARED.items():
+        described = migrated.reader.query(f"DESCRIBE lake.{name}").to_pylist()
+        assert {row["column_name"]: row["column_type"] for row in described} == tables.sql_types(schema), name
+    (row,) = migrated.reader.query("SELECT * FROM lake.quarantine").to_pylist()
+    assert (row["symbol"], row["decision"]) == ("BTC", None)
+    options = "SELECT count(*) AS n FROM __ducklake_metadata_lake.ducklake_metadata WHERE scope = 'table'"
+    assert migrated.reader.query(options)["n"].to_pylist() == [len(tables._SHARED) + 1], "and that of the dropped table"
+    migrated.catalog.close()
+
+
+def test_reading_migrates_a_lake_of_the_first_release_and_makes_none(tmp_path: Path) -> None:
+    chosen = Settings(_env_file=None, home=tmp_path)
+    Platform(chosen).reading.catalog.close()
+    assert not (chosen.root / "lake").exists()
+    make_version_1(chosen.root)
+    reading = Platform(chosen).reading
+    assert reading.reader.quarantine("crypto", Interval.MINUTE).num_rows == 0
+    assert reading.reader.query("SELECT max(version) AS v FROM lake.lake_version")["v"].to_pylist() == [NEWEST]
+    reading.catalog.close()
 
 
 def test_processes_that_prepare_a_lake_at_once_make_one(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     us,
     utc,
 )
+from ohlcv_pipeline_tests.lake.first_release import FIRST_RELEASE
 
 DAY = "2025-11-20"
 ALL = step(DAY, 30)
@@ -246,26 +247,11 @@ def test_an_instant_without_a_zone_is_refused(store: Store) -> None:
         Lake(store.reader, [CRYPTO]).bars("BTC", "1m", DAY, "2025-11-21", as_of=datetime(2025, 11, 21))
 
 
-AS_OF_VERSION_1 = (
-    "CREATE TABLE lake.kept AS SELECT * EXCLUDE (published_at) FROM lake.crypto.ohlcv_minute",
-    "DELETE FROM lake.crypto.ohlcv_minute",
-    "ALTER TABLE lake.crypto.ohlcv_minute DROP COLUMN published_at",
-    "ALTER TABLE lake.crypto.ohlcv_day DROP COLUMN published_at",
-    "ALTER TABLE lake.bar_revisions DROP COLUMN cause",
-    "ALTER TABLE lake.heads DROP COLUMN published_at",
-    "INSERT INTO lake.crypto.ohlcv_minute SELECT * FROM lake.kept",
-    "DROP TABLE lake.kept",
-    "DELETE FROM lake.lake_version",
-    "INSERT INTO lake.lake_version VALUES (1)",
-)
-"""Takes away from a lake what the first release did not keep."""
-
-
 def test_a_lake_of_the_first_version_answers_by_when_its_bars_were_fetched(store: Store, tmp_path: Path) -> None:
     fetched = utc("2025-11-21 00:05")
     put(store, fetched, list(range(30)), 0.0)
     whole = held(store)
-    change(store, *AS_OF_VERSION_1)
+    change(store, *FIRST_RELEASE)
     store.catalog.close()
     migrated = new_store(tmp_path)
     assert migrated.reader.columns("crypto", MINUTE)["published_at"] == "TIMESTAMP WITH TIME ZONE"
@@ -288,7 +274,7 @@ def test_of_overlapping_versions_of_the_first_release_the_one_that_went_first_wa
     put(store, utc("2025-11-21 06:00"), [0, 1], 0.0)
     change(
         store,
-        *AS_OF_VERSION_1,
+        *FIRST_RELEASE,
         "INSERT INTO lake.bar_revisions SELECT 'crypto', 'minute', b.* REPLACE (1 AS volume,"
         " TIMESTAMPTZ '2025-11-21 00:00:00+00' AS fetched_at), 1, TIMESTAMPTZ '2025-11-21 00:00:00+00',"
         " TIMESTAMPTZ '2025-11-21 06:05:00+00', 'r2' FROM lake.crypto.ohlcv_minute b",

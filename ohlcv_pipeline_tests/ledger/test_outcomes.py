@@ -51,6 +51,28 @@ def test_summary_of_no_requests_has_no_percentile(ledger: Ledger) -> None:
     assert outcomes.recent(ledger, "kraken", NOW) == outcomes.Recent({}, None)
 
 
+def test_troubles_name_the_vendors_that_failed_and_whether_they_still_do(ledger: Ledger) -> None:
+    down, limited = "vendor_unavailable", "rate_limited"
+    outcomes.append(
+        ledger,
+        [
+            Attempt(requested_at=NOW - timedelta(seconds=1), code=down),
+            Attempt(code=down),
+            Attempt(code=limited),
+            Attempt(),
+            Attempt(vendor="coinbase"),
+            Attempt(vendor="coinbase", code=down),
+            Attempt(vendor="alpaca"),
+            Attempt(vendor="tiingo", code=down),
+        ],
+    )
+    assert outcomes.troubles(ledger, ["coinbase", "alpaca", "kraken"], NOW) == [
+        outcomes.Trouble("coinbase", 1, [down], failing=True),
+        outcomes.Trouble("kraken", 2, [limited, down], failing=False),
+    ]
+    assert outcomes.troubles(ledger, ["kraken"], NOW + timedelta(seconds=1)) == []
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20)), min_size=1, max_size=60))
 def test_percentile_is_the_nearest_rank(ledger: Ledger, attempts: list[tuple[str, float]]) -> None:
