@@ -8,7 +8,7 @@ from ohlcv_pipeline.bars.assets import bars_asset
 from ohlcv_pipeline.bars.checks import bars_checks
 from ohlcv_pipeline.bars.rereading import corrections_job, corrections_schedule
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
-from ohlcv_pipeline.bars.upkeep import lake_maintenance, upkeep_schedules, verify_lake
+from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
 from ohlcv_pipeline.progress import OnProgress
 from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
@@ -36,6 +36,7 @@ def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -
     return dg.Definitions.merge(
         *(market_definitions(market(name), status) for name in chosen.markets),
         dg.Definitions(
+            assets=[scrub],
             jobs=[verify_lake, lake_maintenance],
             schedules=upkeep_schedules(status),
             resources={"platform": PlatformResource(chosen, on_progress), "duckdb": LakeDuckDB()},

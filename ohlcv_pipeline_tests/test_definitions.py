@@ -18,6 +18,7 @@ import pytest
 from ohlcv_pipeline.bars.assets import asset_key, partitions_of
 from ohlcv_pipeline.bars.inspection import CHECKS
 from ohlcv_pipeline.bars.schedules import due_partitions
+from ohlcv_pipeline.bars.upkeep import UNDAMAGED
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.lake.tables import STORED_BARS
 from ohlcv_pipeline.markets import Interval, market
@@ -49,11 +50,16 @@ def expected(*markets: str) -> dict[str, list[str]]:
     refreshes = [f"{name}_{interval}_refresh" for name, interval in tables]
     corrections = [f"{name}_corrections" for name in markets]
     return {
-        "assets": sorted(f"{name}/ohlcv_{interval}" for name, interval in tables),
+        "assets": sorted(["lake/scrub", *(f"{name}/ohlcv_{interval}" for name, interval in tables)]),
         "checks": sorted(
-            f"{name}/ohlcv_{interval}:{check}"
-            for name, interval in tables
-            for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+            [
+                "lake/scrub:undamaged",
+                *(
+                    f"{name}/ohlcv_{interval}:{check}"
+                    for name, interval in tables
+                    for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+                ),
+            ]
         ),
         "jobs": sorted([*refreshes, *corrections, "lake_maintenance", "verify_lake"]),
         "schedules": sorted([*refreshes, *corrections, "lake_maintenance", "verify"]),
@@ -69,11 +75,14 @@ def test_the_code_location_holds_what_its_markets_declare(tmp_path: Path, market
 
 def test_the_code_location_of_crypto_is_this() -> None:
     assert expected("crypto") == {
-        "assets": ["crypto/ohlcv_day", "crypto/ohlcv_minute"],
+        "assets": ["crypto/ohlcv_day", "crypto/ohlcv_minute", "lake/scrub"],
         "checks": [
-            f"crypto/ohlcv_{interval}:{check}"
-            for interval in ("day", "minute")
-            for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+            *(
+                f"crypto/ohlcv_{interval}:{check}"
+                for interval in ("day", "minute")
+                for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+            ),
+            "lake/scrub:undamaged",
         ],
         "jobs": [
             "crypto_corrections",
@@ -157,7 +166,7 @@ def test_a_table_has_a_freshness_policy_for_its_badge(
 def test_every_check_is_described(tmp_path: Path) -> None:
     graph = definitions(tmp_path, "crypto").resolve_asset_graph()
     specs = {key.name: graph.get_check_spec(key) for key in graph.asset_check_keys}
-    assert set(specs) == set(CHECKS)
+    assert set(specs) == {*CHECKS, UNDAMAGED}
     assert all(spec.description for spec in specs.values())
     assert not any(spec.blocking for spec in specs.values())
 

@@ -17,11 +17,11 @@ from ohlcv_pipeline.bars.planning import Cells, Order, Quest, batches, quests, w
 from ohlcv_pipeline.bars.publication import Offer, publish
 from ohlcv_pipeline.bars.schema import Delivery, judge
 from ohlcv_pipeline.frames import Micros, micros
-from ohlcv_pipeline.lake.raw import RawObject
+from ohlcv_pipeline.lake.raw import Asked, RawObject
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.markets import to_us
+from ohlcv_pipeline.markets import Market, to_us
 from ohlcv_pipeline.progress import Progress
-from ohlcv_pipeline.vendors.base import Answer, Page
+from ohlcv_pipeline.vendors.base import Answer, Fetch, Page
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
 from ohlcv_pipeline.vendors.failover import Collected, Source, collect, plan, together
 
@@ -197,20 +197,23 @@ async def _commit(
     order: Order, store: Store, batch: Cells, answered: Sequence[_Answered], now: datetime, outcome: Outcome
 ) -> None:
     offers = []
-    answers: dict[str, RawObject] = {}
+    answers: list[RawObject] = []
     for each in answered:
         offer = _offer(order, each, batch, now)
         offers.append(offer)
-        for page in each.collected.pages:
+        for number, page in enumerate(each.collected.pages):
             outcome.served[page.fetch.vendor] += len(page.bars)
             outcome.drift.update(page.drift)
-            answers |= {answer.id: _raw(answer) for answer in page.answers}
-        answers |= {answer.id: _raw(answer, note="malformed") for answer in each.collected.rejected}
+            answers += [
+                _raw(answer, asked=_asked(order, page.fetch, number, place, now))
+                for place, answer in enumerate(page.answers)
+            ]
+        answers += [_raw(answer, note="malformed") for answer in each.collected.rejected]
         outcome.failures |= {(each.quest.instrument.symbol, key): error for key, error in each.failures.items()}
         outcome.duplicates += len(offer.judged.duplicates)
         outcome.dropped.update(offer.judged.dropped)
     partitions = sorted({key for _, key in batch})
-    published = await asyncio.to_thread(publish, order, store, partitions, offers, list(answers.values()), now)
+    published = await asyncio.to_thread(publish, order, store, partitions, offers, answers, now)
     outcome.rows += published.rows
     outcome.shifted += [cell for cell in batch if cell[0] in published.shifted]
 
@@ -222,11 +225,14 @@ def _telling(got: Collected) -> VendorError:
     return (passing or errors)[-1]
 
 
-def _offer(order: Order, answered: _Answered, batch: Cells, now: datetime) -> Offer:
-    quest, got = answered.quest, answered.collected
-    # Of two answers about a bucket the later counts, so the preferred vendor's come last.
-    pages = sorted(got.pages, key=lambda page: order.market.vendors.index(page.fetch.vendor), reverse=True)
-    deliveries = [
+def deliveries(pages: Sequence[Page], market: Market, now: datetime) -> list[Delivery]:
+    """Return what pages of one symbol delivered, in the order in which the later one counts.
+
+    That is the preferred vendor's last. A page without an answer is held to have come `now`.
+    """
+    rank = {name: place for place, name in enumerate(market.vendors)}
+    ranked = sorted(pages, key=lambda page: rank.get(page.fetch.vendor, len(rank)), reverse=True)
+    return [
         Delivery(
             bars=page.bars,
             start_us=page.fetch.start_us,
@@ -236,18 +242,39 @@ def _offer(order: Order, answered: _Answered, batch: Cells, now: datetime) -> Of
             fetched_at=page.answers[-1].received_at if page.answers else now,
             rejects=[(reject.bucket_start, reject.reason, reject.raw) for reject in page.rejects],
         )
-        for page in pages
+        for page in ranked
     ]
-    judged = judge(deliveries, order.market, order.interval, to_us(now))
+
+
+def _offer(order: Order, answered: _Answered, batch: Cells, now: datetime) -> Offer:
+    quest, got = answered.quest, answered.collected
+    delivered = deliveries(got.pages, order.market, now)
+    judged = judge(delivered, order.market, order.interval, to_us(now))
     no_trades = common(quest.no_trades(got.pages), quest.buckets)
     without_bar = missing(quest.buckets, union(micros(judged.bars["bucket_start"]), no_trades), order.interval)
     # A failed vendor says nothing about the buckets it did not deliver.
     failed = [batch[quest.instrument.symbol, key] for key in answered.failures]
     unanswered = missing(without_bar, union(without_bar[:0], *failed), order.interval)
-    return Offer(quest.instrument, judged, deliveries, no_trades, unanswered)
+    return Offer(quest.instrument, judged, delivered, no_trades, unanswered)
 
 
-def _raw(answer: Answer, note: str | None = None) -> RawObject:
+def _asked(order: Order, fetch: Fetch, page: int, place: int, now: datetime) -> Asked:
+    return Asked(
+        market=order.market.name,
+        interval=str(order.interval),
+        symbol=fetch.symbol,
+        vendor_symbol=fetch.vendor_symbol,
+        start_us=fetch.start_us,
+        end_us=fetch.end_us,
+        page=page,
+        place=place,
+        run_id=order.run_id,
+        force=order.force,
+        published_at=now,
+    )
+
+
+def _raw(answer: Answer, note: str | None = None, asked: Asked | None = None) -> RawObject:
     return RawObject(
         id=answer.id,
         vendor=answer.request.vendor,
@@ -257,4 +284,5 @@ def _raw(answer: Answer, note: str | None = None) -> RawObject:
         fetched_at=answer.received_at,
         body=answer.body,
         note=note,
+        asked=asked,
     )

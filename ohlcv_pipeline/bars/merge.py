@@ -41,12 +41,13 @@ class Merged:
     shifted: bool = False
 
 
-def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = False) -> Merged:
+def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = False, guarded: bool = True) -> Merged:
     """Merge offered bars into stored ones.
 
     Both tables have the stored columns, belong to one symbol and are sorted by `bucket_start`; what is offered
     is unique.
-    `force` lets any vendor replace any bar, and accepts a constant price factor.
+    `force` lets any vendor replace any bar, and accepts a constant price factor; so does a merge that is not
+    `guarded`, which repeats one that was accepted.
     """
     nothing = offered.slice(0, 0)
     if not stored.num_rows:
@@ -62,7 +63,7 @@ def merge(stored: pa.Table, offered: pa.Table, rank: Rank, *, force: bool = Fals
     changed = known & ((before != after).any(axis=0) | repeated[position])
     if not force:
         allowed = _ranks(offered, rank) <= _ranks(stored, rank)[position]
-        if _shifted(before[:4, changed & allowed], after[:4, changed & allowed]):
+        if guarded and _shifted(before[:4, changed & allowed], after[:4, changed & allowed]):
             return Merged(stored, nothing, nothing, shifted=True)
     else:
         allowed = np.ones(len(new), bool)

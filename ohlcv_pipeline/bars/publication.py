@@ -49,6 +49,25 @@ class Offer:
     unanswered: Micros
 
 
+def stored_form(symbol: str, judged: Judged, deliveries: Sequence[Delivery], run_id: str, at: datetime) -> pa.Table:
+    """Return judged bars of one symbol with the columns that tell where they came from, and since when."""
+    n = judged.bars.num_rows
+    source = pa.array(judged.source)
+    vendors = pa.array([d.vendor for d in deliveries], pa.string())
+    fetched = pa.array([d.fetched_at for d in deliveries], TIMESTAMP)
+    return pa.Table.from_arrays(
+        [
+            _constant(symbol, n),
+            *judged.bars.columns,
+            vendors.take(source),
+            fetched.take(source),
+            _constant(run_id, n),
+            pa.repeat(pa.scalar(at, TIMESTAMP), n),
+        ],
+        schema=STORED_BARS,
+    )
+
+
 @dataclass
 class Published:
     """Rows written, and the symbols whose prices all moved by one factor and were therefore not."""
@@ -124,8 +143,8 @@ class Decision:
         for offer in offers:
             symbol = offer.instrument.symbol
             held = bars.get(symbol, stored.bars.slice(0, 0))
-            offered = self._inside(self._stored_form(offer, stored.next_at))
-            offered = _without(offered, _standing_releases(offer, stored.released))
+            formed = stored_form(symbol, offer.judged, offer.deliveries, self.order.run_id, stored.next_at)
+            offered = _without(self._inside(formed), _standing_releases(offer, stored.released))
             merged = merge(held, offered, self._rank, force=self.order.force)
             findings += [self._finding(symbol, finding) for finding in offer.judged.findings]
             if merged.shifted:
@@ -174,24 +193,6 @@ class Decision:
     def _rank(self, vendor: str) -> int:
         order = self.order.market.vendors
         return order.index(vendor) if vendor in order else len(order)
-
-    def _stored_form(self, offer: Offer, at: datetime) -> pa.Table:
-        """Return the judged bars with the columns that tell where they came from, and since when they are held."""
-        judged, n = offer.judged, offer.judged.bars.num_rows
-        source = pa.array(judged.source)
-        vendors = pa.array([d.vendor for d in offer.deliveries], pa.string())
-        fetched = pa.array([d.fetched_at for d in offer.deliveries], TIMESTAMP)
-        return pa.Table.from_arrays(
-            [
-                _constant(offer.instrument.symbol, n),
-                *judged.bars.columns,
-                vendors.take(source),
-                fetched.take(source),
-                _constant(self.order.run_id, n),
-                pa.repeat(pa.scalar(at, TIMESTAMP), n),
-            ],
-            schema=STORED_BARS,
-        )
 
     def _inside(self, bars: pa.Table) -> pa.Table:
         """Leave out bars of partitions that are not published: a look around a hole at midnight brings some."""

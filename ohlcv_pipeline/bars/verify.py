@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from ohlcv_pipeline.bars.checksum import checksum, pack
 from ohlcv_pipeline.frames import VALUE_COLUMNS, floats, micros
 from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.copies import file_sha256
 from ohlcv_pipeline.lake.reader import Reader
-from ohlcv_pipeline.lake.writer import file_sha256
 from ohlcv_pipeline.markets import Interval, Market
 
 CHUNK_ROWS = 300_000
@@ -29,7 +29,8 @@ class Verification:
     """What was verified, and what is wrong.
 
     `mismatched` are manifest rows whose stored bars hash to something else, `unaccounted` bars of no
-    manifest row, `damaged_files` files that no longer have the bytes they were sealed with.
+    manifest row, `damaged_files` files that no longer have the bytes they were sealed with. `unsealed` files have no
+    seal to be held against: a run is not done with them, or was killed before it was. Only their cells speak for them.
     """
 
     cells: int = 0
@@ -39,11 +40,23 @@ class Verification:
     unaccounted: list[dict[str, Any]] = field(default_factory=list)
     damaged_files: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    unsealed: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.mismatched or self.unaccounted or self.damaged_files or self.unreadable)
+
+    def add(self, part: Verification) -> None:
+        """Take in what was verified elsewhere."""
+        self.cells += part.cells
+        self.rows += part.rows
+        self.files += part.files
+        self.mismatched += part.mismatched
+        self.unaccounted += part.unaccounted
+        self.damaged_files += part.damaged_files
+        self.unreadable += part.unreadable
+        self.unsealed += part.unsealed
 
 
 def read_cells(reader: Reader, market: Market, interval: Interval, manifest: pa.Table) -> pa.Table:
@@ -195,7 +208,7 @@ def unaccounted(reader: Reader, market: Market, interval: Interval) -> list[dict
 
 def verify_files(reader: Reader) -> Verification:
     """Hash every file of the lake and compare it with its seal."""
-    result = Verification()
+    result = Verification(unsealed=reader.unsealed())
     for path, size, sha256 in reader.seals():
         result.files += 1
         file = Path(path)

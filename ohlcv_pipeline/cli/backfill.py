@@ -38,6 +38,9 @@ def backfill(
     force: Annotated[
         bool, typer.Option("--force/--only-missing", help="Fetch everything again, or only what is missing.")
     ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Rebuild from the answers that are kept; send nothing, start no run.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; send nothing, start no run.")] = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -50,10 +53,17 @@ def backfill(
     - `ohlcv backfill --dry-run` – how many requests, and how long under the vendors' limits
     - `ohlcv backfill --interval day --symbols BTC,ETH --start 2024-01-01`
     - `ohlcv backfill --interval minute --start 2026-11-01 --end 2026-11-02T12:00:00Z --force`
+    - `ohlcv backfill --replay` – the same bars from the vendors' kept answers; exits 1 when some are not proven
     """
+    if replay and force:
+        raise errors.UsageError("--replay sends nothing and --force fetches again; use one of them")
     now = datetime.now(UTC)
     home = open_platform()
     selected = select(home, market, interval, symbols, start, end, now)
+    if replay:
+        from ohlcv_pipeline.cli import replaying
+
+        return replaying.replay(home, selected, now, dry_run=dry_run, as_json=as_json)
     from ohlcv_pipeline.cli.planning import plan_table
 
     plans = [plan_table(home, each, force, now) for each in selected]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import duckdb
 
@@ -65,6 +66,7 @@ def maintain(
     store.writer.seal(now)
     with store.writer.turn():
         expired, deleted = _expire(store.catalog, now - keep_snapshots)
+        _sweep(store, now)
     return Maintenance(
         files_before=files_before,
         files_after=files_after,
@@ -131,3 +133,9 @@ def _prune_raw(store: Store, before: datetime) -> list[str]:
     deleted = store.raw.prune(before, set(kept["pack"].to_pylist()))
     store.writer.forget_packs(deleted)
     return deleted
+
+
+def _sweep(store: Store, now: datetime) -> None:
+    """Delete packs that a killed process left unfinished, and the copies of files that are gone."""
+    store.raw.sweep(now)
+    store.writer.copies.prune(path.name for path in Path(store.catalog.data).rglob("*.parquet"))

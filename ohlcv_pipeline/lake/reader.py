@@ -126,6 +126,22 @@ class Reader:
             [start_us, end_us, list(symbols)],
         )
 
+    def stored(self, market: str, interval: Interval, start_us: int, end_us: int) -> pa.Table:
+        """Return all columns of the bars of a window, sorted by symbol and bucket."""
+        return self.query(
+            f"SELECT * FROM {bars_table(market, interval)}"
+            " WHERE bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+            " ORDER BY symbol, bucket_start",
+            [start_us, end_us],
+        ).cast(STORED_BARS)
+
+    def packs_of(self, raw_ids: Sequence[str]) -> list[str]:
+        """Return the raw packs that hold some answers."""
+        sql = "SELECT DISTINCT pack FROM lake.raw_objects SEMI JOIN wanted USING (id) ORDER BY pack"
+        return list(
+            self.query(sql, views={"wanted": pa.table({"id": pa.array(raw_ids, pa.string())})})["pack"].to_pylist()
+        )
+
     def newest(self, market: str, interval: Interval | None, symbol: str) -> int:
         """Return the newest stored bucket of a symbol in µs, of any interval if none is named; -1 without one."""
         rows = self.query(
@@ -182,6 +198,12 @@ class Reader:
         current = {path for file in self._files() for path in (file.path, file.marks)}
         rows = self.query("SELECT DISTINCT path, bytes, sha256 FROM lake.file_seals").to_pylist()
         return [(row["path"], row["bytes"], row["sha256"]) for row in rows if row["path"] in current]
+
+    def unsealed(self) -> list[str]:
+        """Return the paths on this machine of the files that have no seal."""
+        sealed = {path for path, _, _ in self.seals()}
+        current = {path for file in self._files() for path in (file.path, file.marks) if path is not None}
+        return sorted(path for path in current - sealed if "://" not in path)
 
     def manifest(
         self,

@@ -218,14 +218,20 @@ def bars_table(market: str, interval: Interval | str) -> str:
 class DataFile:
     """One Parquet file of the newest snapshot. First and last bucket in µs where the table has buckets.
 
-    `marks` is the file that lists deleted rows of it, None when it has all its rows.
+    `id` is its number in the catalog, `marks` the file that lists deleted rows of it, None when it has all its rows.
     """
 
+    id: int
     table: str
     path: str
     first_us: int | None
     last_us: int | None
     marks: str | None
+
+    @property
+    def holds_bars(self) -> bool:
+        """Whether it is a file of a bars table, and not of one of the accounts."""
+        return ".ohlcv_" in self.table
 
 
 CATALOG = "__ducklake_metadata_lake"
@@ -242,7 +248,7 @@ WITH home AS (
 )
 SELECT h.name, CASE WHEN h.path_is_relative THEN h.schema_path || h.path ELSE h.path END AS folder,
     f.path, f.path_is_relative, d.path, d.path_is_relative,
-    epoch_us(v.min_value::TIMESTAMPTZ), epoch_us(v.max_value::TIMESTAMPTZ)
+    epoch_us(v.min_value::TIMESTAMPTZ), epoch_us(v.max_value::TIMESTAMPTZ), f.data_file_id
 FROM {CATALOG}.ducklake_data_file f
 JOIN home h ON h.table_id = f.table_id
 LEFT JOIN {CATALOG}.ducklake_column k
@@ -250,8 +256,9 @@ LEFT JOIN {CATALOG}.ducklake_column k
 LEFT JOIN {CATALOG}.ducklake_file_column_stats v
     ON v.data_file_id = f.data_file_id AND v.column_id = k.column_id
 LEFT JOIN {CATALOG}.ducklake_delete_file d ON d.data_file_id = f.data_file_id AND d.end_snapshot IS NULL
-WHERE f.end_snapshot IS NULL
+WHERE coalesce(f.end_snapshot > (SELECT max(snapshot_id) FROM {CATALOG}.ducklake_snapshot), true)
 """
+"""A file may have been told to end with a snapshot that is still to come: see `lake.mending`."""
 
 
 def newest_snapshot(connection: duckdb.DuckDBPyConnection) -> int:
@@ -270,13 +277,14 @@ def data_files(connection: duckdb.DuckDBPyConnection) -> list[DataFile]:
     rows = connection.execute(_FILES).fetchall()
     files = [
         DataFile(
+            id=number,
             table=name,
             path=folder + path if relative else path,
             first_us=first,
             last_us=last,
             marks=None if marks is None else folder + marks if marks_relative else marks,
         )
-        for name, folder, path, relative, marks, marks_relative, first, last in rows
+        for name, folder, path, relative, marks, marks_relative, first, last, number in rows
     ]
     return sorted(files, key=lambda file: (file.table, file.first_us or 0, file.path))
 

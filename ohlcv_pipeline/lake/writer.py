@@ -7,7 +7,6 @@ inside the transaction and is asked again whenever another writer committed firs
 from __future__ import annotations
 
 import fcntl
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts, transaction
+from ohlcv_pipeline.lake.copies import Copies, file_sha256
 from ohlcv_pipeline.lake.raw import RawObject, RawStore
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
@@ -132,7 +132,7 @@ class Writer:
             if changes:
                 with ThreadPoolExecutor(1) as beside:
                     packing = beside.submit(self.raw.write, answers)
-                    _raise_head(connection, scope, stored.next_at)
+                    raise_head(connection, scope.market, scope.interval, stored.next_at)
                     _apply(connection, scope, stored, changes)
                     _index_raw(connection, answers, packing.result())
         return changes
@@ -168,21 +168,36 @@ class Writer:
     def _seal(self, connection: duckdb.DuckDBPyConnection, now: datetime) -> int:
         if not self._sealed:
             self._sealed.update(path for (path,) in connection.execute("SELECT path FROM lake.file_seals").fetchall())
-        paths = [path for file in data_files(connection) for path in (file.path, file.marks) if path is not None]
-        fresh = [path for path in paths if path not in self._sealed and "://" not in path]
-        if fresh:
+        sealed = 0
+        # What records the seals may be a file itself, to be sealed in turn.
+        while fresh := self._unsealed(connection):
             seals = pa.Table.from_pydict(
                 {
-                    "path": fresh,
+                    "path": list(fresh),
                     "bytes": [Path(path).stat().st_size for path in fresh],
                     "sha256": [file_sha256(path) for path in fresh],
                     "sealed_at": [now] * len(fresh),
                 },
                 FILE_SEALS,
             )
-            retry_conflicts(lambda: _insert(connection, "file_seals", seals))
+            for path, sha256 in zip(fresh, seals["sha256"].to_pylist(), strict=True):
+                if not fresh[path]:
+                    self.copies.keep(Path(path), sha256)
+            retry_conflicts(lambda seals=seals: insert_rows(connection, "file_seals", seals))  # type: ignore[misc]
             self._sealed.update(fresh)
-        return len(fresh)
+            sealed += len(fresh)
+        return sealed
+
+    def _unsealed(self, connection: duckdb.DuckDBPyConnection) -> dict[str, bool]:
+        """Return the files of this machine without a seal, and whether each holds bars."""
+        files = {file.path: file.holds_bars for file in data_files(connection)}
+        files |= {file.marks: False for file in data_files(connection) if file.marks is not None}
+        return {path: bars for path, bars in files.items() if path not in self._sealed and "://" not in path}
+
+    @property
+    def copies(self) -> Copies:
+        """The second copies of everything but the bars, which the raw answers can make again."""
+        return Copies(self.raw.path / "copies")
 
     def forget_packs(self, packs: Sequence[str]) -> None:
         """Take the objects of deleted packs out of the raw index."""
@@ -225,12 +240,6 @@ def read_stored(connection: duckdb.DuckDBPyConnection, scope: Scope, now: dateti
     return Stored(bars, manifest, absent, next_at, released)
 
 
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _next_instant(connection: duckdb.DuckDBPyConnection, scope: Scope, now: datetime) -> datetime:
     """Return the instant of a publication to a table: now, but later than the newest one there is."""
     ((newest,),) = connection.execute(
@@ -240,12 +249,17 @@ def _next_instant(connection: duckdb.DuckDBPyConnection, scope: Scope, now: date
     return now if newest is None else max(now, from_us(newest + 1))
 
 
-def _raise_head(connection: duckdb.DuckDBPyConnection, scope: Scope, at: datetime) -> None:
-    """Make two publications to one table conflict, so that the later one decides on the earlier one's state."""
+def raise_head(
+    connection: duckdb.DuckDBPyConnection, market: str, interval: Interval, at: datetime | None = None
+) -> None:
+    """Make two publications to one table conflict, so that the later one decides on the earlier one's state.
+
+    `at` is the instant of the publication, None for a change that publishes nothing.
+    """
     connection.execute(
-        "UPDATE lake.heads SET version = version + 1, published_at = make_timestamptz(?)"
+        "UPDATE lake.heads SET version = version + 1, published_at = coalesce(make_timestamptz(?), published_at)"
         " WHERE market = ? AND interval = ?",
-        [to_us(at), scope.market, scope.interval],
+        [None if at is None else to_us(at), market, interval],
     )
 
 
@@ -255,7 +269,8 @@ def _table(
     return connection.execute(sql, parameters).to_arrow_table().cast(schema)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+def insert_rows(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Insert rows, which have the table's columns in its order, into a table of the lake."""
     if rows.num_rows:
         connection.register("incoming", rows)
         connection.execute(f"INSERT INTO lake.{name} SELECT * FROM incoming")
@@ -264,23 +279,24 @@ def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) ->
 
 def _apply(connection: duckdb.DuckDBPyConnection, scope: Scope, stored: Stored, changes: Changes) -> None:
     table = bars_table(scope.market, scope.interval)
-    _delete(connection, table, changes.superseded, ("symbol", "bucket_start"))
-    _insert(connection, "bar_revisions", changes.superseded)
-    _insert(connection, table.removeprefix("lake."), changes.inserted)
+    delete_rows(connection, table, changes.superseded, ("symbol", "bucket_start"))
+    insert_rows(connection, "bar_revisions", changes.superseded)
+    insert_rows(connection, table.removeprefix("lake."), changes.inserted)
     if stored.manifest.num_rows:
-        _delete(connection, "lake.manifest", changes.manifest, ("market", "interval", "symbol", "partition"))
-    _insert(connection, "manifest", changes.manifest)
-    _delete(connection, "lake.absent_buckets", changes.present, ("market", "interval", "symbol", "bucket_start"))
-    _insert(connection, "absent_buckets", changes.absent)
-    _insert(connection, "looks", changes.looks)
-    _insert(connection, "quarantine", changes.quarantine)
-    _delete(connection, "lake.quarantine", changes.decided, QUARANTINE_KEY, "IS NOT DISTINCT FROM")
-    _insert(connection, "quarantine", changes.decided)
+        delete_rows(connection, "lake.manifest", changes.manifest, ("market", "interval", "symbol", "partition"))
+    insert_rows(connection, "manifest", changes.manifest)
+    delete_rows(connection, "lake.absent_buckets", changes.present, ("market", "interval", "symbol", "bucket_start"))
+    insert_rows(connection, "absent_buckets", changes.absent)
+    insert_rows(connection, "looks", changes.looks)
+    insert_rows(connection, "quarantine", changes.quarantine)
+    delete_rows(connection, "lake.quarantine", changes.decided, QUARANTINE_KEY, "IS NOT DISTINCT FROM")
+    insert_rows(connection, "quarantine", changes.decided)
 
 
-def _delete(
+def delete_rows(
     connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: tuple[str, ...], equal: str = "="
 ) -> None:
+    """Delete from a table what has the keys of these rows; `equal` compares them, in SQL."""
     if rows.num_rows:
         connection.register("outgoing", rows.select(list(key)))
         match = " AND ".join(f"t.{name} {equal} o.{name}" for name in key)
@@ -316,4 +332,4 @@ def _index_raw(connection: duckdb.DuckDBPyConnection, answers: Sequence[RawObjec
         "bytes": [len(a.body) for a in unique],
         "fetched_at": [a.fetched_at for a in unique],
     }
-    _insert(connection, "raw_objects", pa.Table.from_pydict(columns, RAW_OBJECTS))
+    insert_rows(connection, "raw_objects", pa.Table.from_pydict(columns, RAW_OBJECTS))

@@ -26,7 +26,7 @@ def measure(which: str, path: Path) -> list[Row]:
         rows += [row, core.reading(store, "as published")]
         hashes = lambda: run_checksum(actual_checksums(store.reader, market("crypto"), Interval.MINUTE))  # noqa: E731
         maintain(store, hashes, core.NOW, timedelta(days=7), timedelta(days=30))
-        rows += [core.reading(store, "after maintenance"), core.verifying(store)]
+        rows += [core.reading(store, "after maintenance"), core.verifying(store), core.scrubbing(store)]
         core.revise(store, 1_000)
         rows.append(core.as_of(store, "as published"))
         maintain(store, hashes, core.NOW + timedelta(days=30), timedelta(0), timedelta(days=30))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlcv_pipeline.bars.schedules import due_partitions
+from ohlcv_pipeline.bars.upkeep import NIGHTS, tonight
 from ohlcv_pipeline.bars.verify import actual_checksums
 from ohlcv_pipeline.markets import Interval, market
 from ohlcv_pipeline_tests.integration.conftest import Install
-from ohlcv_pipeline_tests.integration.installation import RANGE, Installation
+from ohlcv_pipeline_tests.integration.installation import NOW, RANGE, Installation, Run
 
 CRYPTO = market("crypto")
 BARS = "SELECT * FROM lake.crypto.ohlcv_minute ORDER BY symbol, bucket_start"
@@ -123,38 +126,76 @@ def test_schedules_tick_in_utc_at_their_hours(crypto: Installation) -> None:
     assert ticks == {"verify": ("30 2 * * *", "UTC"), "lake_maintenance": ("30 4 * * 0", "UTC")}
 
 
-def test_verify_passes_on_an_untouched_lake_and_counts_it(crypto: Installation) -> None:
-    crypto.materialise("2026-06-09")
-    run = crypto.job("verify_lake")
-    assert run.success
+def scrubbed(run: Run) -> dict[str, Any]:
+    """Return what the scrub's materialisation shows."""
+    (event,) = run.result.asset_materializations_for_node("lake__scrub")
+    return {name: value.value for name, value in event.metadata.items()}
 
 
-def test_verify_names_the_file_of_which_one_byte_was_flipped(crypto: Installation) -> None:
-    crypto.materialise("2026-06-09")
-    (path,) = Path(crypto.settings.data_path, "crypto", "ohlcv_minute").glob("*.parquet")
+def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 0x10
     path.write_bytes(content)
+
+
+def test_scrub_passes_on_an_untouched_lake_and_counts_it(crypto: Installation) -> None:
+    crypto.materialise("2026-06-09")
+    run = crypto.job("verify_lake")
+    assert run.success
+    assert run.green == {"undamaged"}
+    shown = scrubbed(run)
+    assert (shown["cells"], shown["damaged_files"], shown["healed_cells"]) == (3, 0, 0)
+
+
+def test_scrub_heals_a_flipped_byte_without_the_vendors_and_warns(crypto: Installation) -> None:
+    crypto.materialise("2026-06-09")
+    bars = crypto.query(BARS)
+    (path,) = Path(crypto.settings.data_path, "crypto", "ohlcv_minute").glob("*.parquet")
+    flip(path)
+    crypto.exchange.reset_requests()
+    run = crypto.job("verify_lake")
+    assert run.success
+    assert crypto.paths() == []
+    assert (run.checks["undamaged"].passed, run.checks["undamaged"].severity) == (False, dg.AssetCheckSeverity.WARN)
+    shown = scrubbed(run)
+    assert (shown["damaged_files"], shown["replaced_files"], shown["healed_cells"], shown["unhealed"]) == (1, 1, 3, 0)
+    assert crypto.query(BARS) == bars
+    assert crypto.job("verify_lake").green == {"undamaged"}
+
+
+def test_scrub_asks_the_vendors_for_what_the_raw_answers_do_not_give(crypto: Installation) -> None:
+    crypto.materialise("2026-06-09", symbols=["BTC"])
+    manifest = crypto.manifest()
+    (path,) = Path(crypto.settings.data_path, "crypto", "ohlcv_minute").glob("*.parquet")
+    path.unlink()
+    shutil.rmtree(crypto.settings.raw_path / "coinbase")
+    run = crypto.job("verify_lake")
+    assert run.success
+    assert scrubbed(run)["healed_cells"] == 1
+    assert crypto.manifest() == manifest
+
+
+def test_scrub_fails_and_names_what_nobody_can_heal(crypto: Installation) -> None:
+    crypto.materialise("2026-06-09", symbols=["ETH"])
+    (path,) = Path(crypto.settings.data_path, "crypto", "ohlcv_minute").glob("*.parquet")
+    path.unlink()
+    shutil.rmtree(crypto.settings.raw_path / "coinbase")
+    for vendor in ("coinbase", "kraken"):
+        crypto.exchange.fault(kind="outage", vendor=vendor)
     run = crypto.job("verify_lake")
     assert not run.success
     wrong = [row.data for row in run.failure.metadata["worst"].records]
     assert {"what": "damaged file", "where": path.name} in wrong
-    assert run.failure.description == f"{len(wrong)} parts of the lake are not what was published"
     assert run.happened(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 0
 
 
-def test_verify_names_the_cell_whose_bar_was_changed_through_sql(crypto: Installation) -> None:
-    crypto.materialise("2026-06-09")
-    connection = crypto.platform.store.catalog.cursor()
-    connection.execute(
-        "UPDATE lake.crypto.ohlcv_minute SET close = close + 1 WHERE symbol = 'ETH'"
-        " AND bucket_start = make_timestamptz(2026, 6, 9, 10, 0, 0)"
-    )
-    connection.close()
-    run = crypto.job("verify_lake")
-    assert not run.success
-    wrong = [row.data for row in run.failure.metadata["worst"].records]
-    assert wrong[0] == {"what": "checksum", "where": "crypto minute ETH 2026-06-09"}
+def test_a_night_scrubs_what_is_young_and_in_thirty_nights_everything(crypto: Installation) -> None:
+    crypto.materialise("2026-06-01", "2026-06-09", symbols=["BTC"])
+    days = {f"2026-06-0{n}" for n in range(1, 10)}
+    assert set(tonight(crypto.platform, CRYPTO, Interval.MINUTE, NOW)) == days
+    months = [NOW + timedelta(days=8 + night) for night in range(NIGHTS)]
+    nights = [tonight(crypto.platform, CRYPTO, Interval.MINUTE, now) for now in months]
+    assert sorted(key for night in nights for key in night) == sorted(days)
 
 
 def test_maintenance_merges_files_and_leaves_every_bar(crypto: Installation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ohlcv_pipeline.lake.catalog import LakeError
-from ohlcv_pipeline.lake.raw import RawObject, RawStore
+from ohlcv_pipeline.lake.raw import Asked, RawObject, RawStore
 from ohlcv_pipeline_tests.bars.vendor import utc
 
 FETCHED = utc("2025-11-20 14:30")
@@ -116,3 +116,32 @@ def test_a_body_is_named_by_its_content_whoever_sent_it(raw: RawStore) -> None:
     one, other = answer(b"same"), replace(answer(b"same", "kraken"), url="https://elsewhere")
     assert one.id == other.id
     assert len(set(raw.write([one]).values()) | set(raw.write([other]).values())) == 2
+
+
+def test_answers_say_for_what_they_were_fetched_and_are_found_by_it(raw: RawStore) -> None:
+    asked = Asked("crypto", "minute", "BTC", "BTC-USD", 0, 300, 0, 0, "run", False, FETCHED)
+    kept = replace(answer(b"a"), asked=asked)
+    other = replace(answer(b"b"), asked=replace(asked, symbol="ETH"))
+    (pack,) = set(raw.write([kept, other, answer(b"c")]).values())
+    assert raw.asked(pack) == [asked, other.asked]
+    assert raw.read_asked(pack, "crypto", "minute", ["BTC"], 299, 400) == [kept]
+    assert raw.read_asked(pack, "crypto", "minute", ["BTC"], 300, 400) == []
+    assert list(raw.packs()) == [pack]
+
+
+def test_equal_bodies_fetched_for_two_windows_are_both_kept(raw: RawStore) -> None:
+    asked = Asked("crypto", "minute", "BTC", "BTC-USD", 0, 300, 0, 0, "run", False, FETCHED)
+    windows = [replace(answer(b"[]"), asked=replace(asked, page=n, start_us=300 * n)) for n in range(2)]
+    (pack,) = raw.write(windows).values()
+    assert raw.read_pack(pack) == windows
+
+
+def test_unfinished_packs_are_swept_after_a_day(raw: RawStore) -> None:
+    raw.write([answer(b"a")])
+    litter = files(raw)[0].with_suffix(".1.partial")
+    litter.touch()
+    now = datetime.now(UTC)
+    assert raw.sweep(now) == 0
+    assert raw.sweep(now + timedelta(days=2)) == 1
+    assert not litter.exists()
+    assert len(files(raw)) == 1
