@@ -242,15 +242,13 @@ def _failure(
         return None
     filled = sum(summary.accounted for summary in summaries)
     told.append(f"{filled} of {len(summaries) + len(early)} partitions were materialised")
+    rows = [dg.TableRecord({"partition": key, "symbol": symbol, "code": code}) for key, symbol, code in failed]
     details = [f"- {key} {symbol}: {error}" for (symbol, key), error in sorted(outcome.failures.items())]
     return dg.Failure(
         description="; ".join(told),
-        metadata={
-            "failed": dg.MetadataValue.table(
-                [dg.TableRecord({"partition": key, "symbol": symbol, "code": code}) for key, symbol, code in failed]
-            ),
-            "details": dg.MetadataValue.md("\n".join(details)),
-        },
+        metadata={"failed": dg.MetadataValue.table(rows), "details": dg.MetadataValue.md("\n".join(details))}
+        if rows
+        else {},
         allow_retries=False,
     )
 

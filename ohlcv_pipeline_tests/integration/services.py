@@ -23,7 +23,7 @@ from ohlcv_pipeline_tests.exchange import Exchange, running_exchange
 from ohlcv_pipeline_tests.integration.installation import RANGE, ROOT
 
 START_SECONDS = 90.0
-RUN_SECONDS = 120.0
+RUN_SECONDS = 300.0
 NEVER_STALE = 1e9
 """Bars of June are behind, which is not what these tests are about."""
 
