@@ -120,9 +120,7 @@ def test_a_session_that_has_not_opened_fails_alone(crypto: Installation) -> None
 
 def test_an_empty_answer_for_a_closed_day_is_no_success(crypto: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     crypto.materialise("2026-06-07")
-    crypto.exchange.fault(
-        kind="missing", vendor="coinbase", symbol="BTC", start=at(DAYS[0]), end=at(DAYS[1])
-    )
+    crypto.exchange.fault(kind="missing", vendor="coinbase", symbol="BTC", start=at(DAYS[0]), end=at(DAYS[1]))
     run = crypto.materialise(DAYS[0], DAYS[1])
     assert not run.success
     assert run.happened(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 0

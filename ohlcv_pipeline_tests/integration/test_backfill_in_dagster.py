@@ -74,6 +74,7 @@ def test_a_queued_run_that_fails_for_one_symbol_keeps_the_others(services: Servi
     assert {cell["symbol"] for cell in rows if cell["complete"]} == {"BTC"}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("days", [20])
 def test_one_poisoned_day_of_a_backfill_fails_alone_and_is_repaired_alone(services: Services, days: int) -> None:
     first = date(2026, 5, 31) - timedelta(days=days)
