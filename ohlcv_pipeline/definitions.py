@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
+from ohlcv_pipeline.bars.actions_assets import actions_definitions
 from ohlcv_pipeline.bars.assets import bars_asset
 from ohlcv_pipeline.bars.checks import bars_checks
+from ohlcv_pipeline.bars.reconcile_checks import reconcile_definitions
 from ohlcv_pipeline.bars.rereading import corrections_job, corrections_schedule
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules, verify_lake
@@ -19,7 +21,7 @@ def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Defin
     """Return the tables of one market with their checks, jobs and schedules."""
     jobs = {interval: refresh_job(of, interval) for interval in Interval}
     rereading = corrections_job(of)
-    return dg.Definitions(
+    tables = dg.Definitions(
         assets=[bars_asset(of, interval) for interval in Interval],
         asset_checks=[bars_checks(of, interval) for interval in Interval],
         jobs=[*jobs.values(), rereading],
@@ -28,6 +30,7 @@ def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Defin
             corrections_schedule(of, rereading, status),
         ],
     )
+    return dg.Definitions.merge(tables, actions_definitions(of, status), reconcile_definitions(of, status))
 
 
 def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -> dg.Definitions:

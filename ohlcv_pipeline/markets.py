@@ -168,7 +168,10 @@ class Instrument:
 
 @dataclass(frozen=True)
 class Market:
-    """A calendar, a quote currency, vendors in order of preference, and the symbols to begin with."""
+    """A calendar, a quote currency, vendors in order of preference, and the symbols to begin with.
+
+    `actions_vendor` is who tells of splits and dividends, None where there are none.
+    """
 
     name: str
     title: str
@@ -178,6 +181,7 @@ class Market:
     instruments: tuple[Instrument, ...]
     publish_delay: Mapping[Interval, timedelta]
     history_start: Mapping[Interval, date]
+    actions_vendor: str | None = None
     freshness_minutes: Mapping[Interval, float] = field(
         default_factory=lambda: {Interval.MINUTE: 60.0, Interval.DAY: 60.0}
     )
@@ -361,6 +365,7 @@ MARKETS: Mapping[str, Market] = {
             # What may be read without a subscription of the consolidated feed is 15 minutes old.
             publish_delay={Interval.MINUTE: timedelta(minutes=16), Interval.DAY: timedelta(minutes=60)},
             history_start={Interval.MINUTE: date(2016, 1, 1), Interval.DAY: date(2000, 1, 1)},
+            actions_vendor="tiingo",
         ),
     )
 }

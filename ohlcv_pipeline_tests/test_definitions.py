@@ -48,21 +48,25 @@ def contents(of: dg.Definitions) -> dict[str, list[str]]:
 def expected(*markets: str) -> dict[str, list[str]]:
     tables = [(name, interval) for name in markets for interval in ("day", "minute")]
     refreshes = [f"{name}_{interval}_refresh" for name, interval in tables]
-    corrections = [f"{name}_corrections" for name in markets]
+    actions = [f"{name}/corporate_actions" for name in markets if market(name).actions_vendor]
+    others = [f"{name}_{job}" for name in markets for job in ("corrections", "reconcile")]
+    others += [f"{name}_actions_refresh" for name in markets if market(name).actions_vendor]
     return {
-        "assets": sorted(["lake/scrub", *(f"{name}/ohlcv_{interval}" for name, interval in tables)]),
+        "assets": sorted(["lake/scrub", *(f"{name}/ohlcv_{interval}" for name, interval in tables), *actions]),
         "checks": sorted(
             [
                 "lake/scrub:undamaged",
                 *(
                     f"{name}/ohlcv_{interval}:{check}"
                     for name, interval in tables
-                    for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+                    for check in ("checksum", "cross_vendor", "duplicates", "freshness", "gaps", "schema")
                 ),
+                *(f"{name}/ohlcv_day:rollup" for name in markets),
+                *(f"{asset}:unexplained_jumps" for asset in actions),
             ]
         ),
-        "jobs": sorted([*refreshes, *corrections, "lake_maintenance", "verify_lake"]),
-        "schedules": sorted([*refreshes, *corrections, "lake_maintenance", "verify"]),
+        "jobs": sorted([*refreshes, *others, "lake_maintenance", "verify_lake"]),
+        "schedules": sorted([*refreshes, *others, "lake_maintenance", "verify"]),
         "sensors": [],
         "resources": ["duckdb", "platform"],
     }
@@ -78,9 +82,12 @@ def test_the_code_location_of_crypto_is_this() -> None:
         "assets": ["crypto/ohlcv_day", "crypto/ohlcv_minute", "lake/scrub"],
         "checks": [
             *(
-                f"crypto/ohlcv_{interval}:{check}"
-                for interval in ("day", "minute")
-                for check in ("checksum", "duplicates", "freshness", "gaps", "schema")
+                f"crypto/ohlcv_day:{check}"
+                for check in ("checksum", "cross_vendor", "duplicates", "freshness", "gaps", "rollup", "schema")
+            ),
+            *(
+                f"crypto/ohlcv_minute:{check}"
+                for check in ("checksum", "cross_vendor", "duplicates", "freshness", "gaps", "schema")
             ),
             "lake/scrub:undamaged",
         ],
@@ -88,6 +95,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_corrections",
             "crypto_day_refresh",
             "crypto_minute_refresh",
+            "crypto_reconcile",
             "lake_maintenance",
             "verify_lake",
         ],
@@ -95,6 +103,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_corrections",
             "crypto_day_refresh",
             "crypto_minute_refresh",
+            "crypto_reconcile",
             "lake_maintenance",
             "verify",
         ],
@@ -164,9 +173,9 @@ def test_a_table_has_a_freshness_policy_for_its_badge(
 
 
 def test_every_check_is_described(tmp_path: Path) -> None:
-    graph = definitions(tmp_path, "crypto").resolve_asset_graph()
+    graph = definitions(tmp_path, "us_equities").resolve_asset_graph()
     specs = {key.name: graph.get_check_spec(key) for key in graph.asset_check_keys}
-    assert set(specs) == {*CHECKS, UNDAMAGED}
+    assert set(specs) == {*CHECKS, UNDAMAGED, "rollup", "cross_vendor", "unexplained_jumps"}
     assert all(spec.description for spec in specs.values())
     assert not any(spec.blocking for spec in specs.values())
 

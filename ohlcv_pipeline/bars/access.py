@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
+from ohlcv_pipeline.bars.adjust import Adjust
+from ohlcv_pipeline.bars.adjusted import read_adjustment
 from ohlcv_pipeline.bars.rollup import WIDTHS, bucket_of, roll_up
 from ohlcv_pipeline.frames import micros
 from ohlcv_pipeline.lake.history import History
@@ -79,6 +81,7 @@ class Lake:
         *,
         market: str | None = None,
         as_of: Instant | None = None,
+        adjust: Adjust = "raw",
     ) -> Bars:
         """Return one symbol's bars with start <= `bucket_start` < end, oldest first.
 
@@ -92,9 +95,11 @@ class Lake:
             as_of: give the bars as the lake held them at this instant, however they were revised since. A
                 publication counts from its instant on; one that is under way may still fall before `as_of` when
                 that is less than its duration ago.
+            adjust: `raw` as traded, `split` for splits after each bar, `all` for dividends, too.
 
         Raises:
-            ValueError: an unknown symbol or interval, a time without a zone, an end before the start.
+            ValueError: an unknown symbol or interval, a time without a zone, an end before the start, or bars
+                that cannot be adjusted: no corporate actions are known, or a day that a dividend needs is not stored.
             LakeError: the lake cannot be read.
         """
         start_us, end_us = instant_us(start), instant_us(end)
@@ -103,25 +108,31 @@ class Lake:
         home = self._market(symbol, market)
         at_us = None if as_of is None else instant_us(as_of)
         if interval in WIDTHS:
-            table = self._rolled_up(home, symbol, interval, start_us, end_us, at_us)
+            table = self._rolled_up(home, symbol, interval, start_us, end_us, at_us, adjust)
         else:
-            table = self._stored(home, Interval.parse(interval), symbol, start_us, end_us, at_us)
+            table = self._stored(home, Interval.parse(interval), symbol, start_us, end_us, at_us, adjust)
         return Bars(table.to_pandas().set_index("bucket_start"))
 
     def _stored(
-        self, home: Market, interval: Interval, symbol: str, start_us: int, end_us: int, at_us: int | None
-    ) -> pa.Table:
+        self, home: Market, interval: Interval, symbol: str, start_us: int, end_us: int, at_us: int | None,
+        adjust: Adjust,
+    ) -> pa.Table:  # fmt: skip
         if at_us is None:
-            return self._reader.bars(home.name, interval, symbol, start_us, end_us)
-        return History(self._reader).bars(home.name, interval, symbol, start_us, end_us, at_us)
+            bars = self._reader.bars(home.name, interval, symbol, start_us, end_us)
+        else:
+            bars = History(self._reader).bars(home.name, interval, symbol, start_us, end_us, at_us)
+        if adjust == "raw" or not bars.num_rows:
+            return bars
+        first = int(micros(bars["bucket_start"])[0])
+        return read_adjustment(self._reader, home, symbol, adjust, first).apply(bars, interval)
 
     def _rolled_up(
-        self, home: Market, symbol: str, code: str, start_us: int, end_us: int, at_us: int | None
+        self, home: Market, symbol: str, code: str, start_us: int, end_us: int, at_us: int | None, adjust: Adjust
     ) -> pa.Table:
         first = bucket_of(start_us + WIDTHS[code] - 1, code)
         last = bucket_of(end_us - 1, code)
         end_us = last + WIDTHS[code]
-        minutes = self._stored(home, Interval.MINUTE, symbol, first, end_us, at_us)
+        minutes = self._stored(home, Interval.MINUTE, symbol, first, end_us, at_us, adjust)
         rolled = roll_up(minutes, code)
         if not rolled.num_rows:
             return rolled

@@ -20,9 +20,10 @@ from ohlcv_pipeline.bars.replay import Part, Replay, rebuilt
 from ohlcv_pipeline.bars.substitution import Cell, Plan, StoredBars, Wound, overlaps
 from ohlcv_pipeline.bars.verify import Verification, hash_cells, mismatches, read_cells
 from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.lake.files import DataFile
 from ohlcv_pipeline.lake.mending import account_files, exchange, keep_evidence, rows_of
 from ohlcv_pipeline.lake.store import Store, prepare_store
-from ohlcv_pipeline.lake.tables import STORED_BARS, DataFile
+from ohlcv_pipeline.lake.tables import STORED_BARS
 from ohlcv_pipeline.markets import Interval, Market
 from ohlcv_pipeline.vendors.base import Adapter
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import EMPTY_BARS, bars_from_columns, floats, micros
-from ohlcv_pipeline.markets import DAY_US, MINUTE_US
+from ohlcv_pipeline.frames import EMPTY_BARS, Micros, bars_from_columns, floats, micros
+from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Calendar
 
 WIDTHS: Mapping[str, int] = {
     "5m": 5 * MINUTE_US,
@@ -46,11 +46,24 @@ def roll_up(minutes: pa.Table, code: str) -> pa.Table:
         minutes: minute bars of one symbol, sorted by `bucket_start`.
         code: an interval of `WIDTHS`.
     """
-    if not minutes.num_rows:
-        return EMPTY_BARS
     width = WIDTHS[code]
     origin = _MONDAY if code == "1w" else 0
-    starts = (micros(minutes["bucket_start"]) - origin) // width * width + origin
+    return _fold(minutes, (micros(minutes["bucket_start"]) - origin) // width * width + origin)
+
+
+def roll_up_sessions(minutes: pa.Table, calendar: Calendar) -> pa.Table:
+    """Return one bar for each session that holds a minute, as `roll_up` does, labelled as day bars are.
+
+    `minutes` are bars of one symbol, sorted, all of them in a session.
+    """
+    session = np.searchsorted(calendar.opens, micros(minutes["bucket_start"]), side="right") - 1
+    return _fold(minutes, calendar.labels[session])
+
+
+def _fold(minutes: pa.Table, starts: Micros) -> pa.Table:
+    """Return one bar for each run of equal `starts`, the bucket that each minute belongs to."""
+    if not minutes.num_rows:
+        return EMPTY_BARS
     first = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
     last = np.append(first[1:], len(starts)) - 1
     open_, high, low, close, volume = (floats(minutes[c]) for c in ("open", "high", "low", "close", "volume"))

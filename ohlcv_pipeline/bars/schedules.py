@@ -11,6 +11,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from ohlcv_pipeline.bars.assets import asset_key
 from ohlcv_pipeline.bars.freshness import open_minutes
+from ohlcv_pipeline.bars.inspection import CHECKS
 from ohlcv_pipeline.markets import Interval, Market, from_us, span_us, to_us
 
 CRON = {Interval.MINUTE: "*/5 * * * *", Interval.DAY: "7 * * * *"}
@@ -22,10 +23,12 @@ AFTER_CLOSE = timedelta(minutes=60)
 
 
 def refresh_job(market: Market, interval: Interval) -> UnresolvedAssetJobDefinition:
-    """Return the job that refreshes one table and checks it."""
+    """Return the job that refreshes one table and checks it; reconciling it is a job of its own."""
+    key = asset_key(market, interval)
+    own = [dg.AssetCheckKey(key, name) for name in CHECKS]
     return dg.define_asset_job(
         name=f"{market.name}_{interval}_refresh",
-        selection=dg.AssetSelection.assets(asset_key(market, interval)),
+        selection=dg.AssetSelection.assets(key).without_checks() | dg.AssetSelection.checks(*own),
         description=f"The running partition of {market.name} {interval} bars, and the one before while it may change.",
     )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ohlcv_pipeline.bars.verify import row_ranges
 from ohlcv_pipeline.frames import VALUE_COLUMNS, Floats, floats, micros
-from ohlcv_pipeline.lake.tables import DataFile
+from ohlcv_pipeline.lake.files import DataFile
 
 Cell = dict[str, Any]
 """A manifest row: symbol, partition, checksum, raw_ids and the rest."""

@@ -19,6 +19,7 @@ from ohlcv_pipeline.cli import (
     gaps,
     maintain,
     quarantine,
+    reconcile,
     revisions,
     sandbox,
     services,
@@ -76,6 +77,7 @@ app.add_typer(symbols.app, name="symbols", rich_help_panel="Bars")
 app.command("verify", rich_help_panel="Trust")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Trust")
 app.command("checks", rich_help_panel="Trust")(checks.checks)
+app.command("reconcile", rich_help_panel="Trust")(reconcile.reconcile)
 app.command("maintain", rich_help_panel="Trust")(maintain.maintain)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Trust")
 

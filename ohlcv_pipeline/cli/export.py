@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from ohlcv_pipeline.cli.options import load_settings, usage
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.bars.access import Bars
+    from ohlcv_pipeline.bars.adjust import Adjust
 
 
 class Format(StrEnum):
@@ -33,6 +34,9 @@ def export(
         str, typer.Option("--interval", help="minute, day, or rolled up from minutes: 5m 15m 30m 1h 4h 1d 1w.")
     ] = "day",
     market: Annotated[str | None, typer.Option("--market", help="Where the symbol is in more than one.")] = None,
+    adjust: Annotated[
+        str, typer.Option("--adjust", help="raw, split, or all: for splits and dividends after each bar.")
+    ] = "raw",
     form: Annotated[Format | None, typer.Option("--format", help="Default: by the file's ending, else csv.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="File, or - for stdout.")] = "-",
 ) -> int:
@@ -51,7 +55,7 @@ def export(
     if written is Format.PARQUET and output == "-" and sys.stdout.isatty():
         raise UsageError("Parquet is not text; name a file with --output bars.parquet")
     with usage():
-        bars = open_lake().bars(symbol, interval, start, end, market=market)
+        bars = open_lake().bars(symbol, interval, start, end, market=market, adjust=cast("Adjust", adjust))
     if bars.empty:
         console.note(f"No {interval} bars of {symbol} are stored from {start} to {end}; `ohlcv backfill` fetches them.")
     if output == "-":

@@ -13,8 +13,9 @@ from pathlib import Path
 import duckdb
 
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
+from ohlcv_pipeline.lake.files import data_files
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.lake.tables import ROW_GROUP, data_files
+from ohlcv_pipeline.lake.tables import ROW_GROUP
 
 Fingerprint = Callable[[], str]
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ohlcv_pipeline.lake.catalog import LakeError, retry_conflicts, transaction
+from ohlcv_pipeline.lake.files import CATALOG, DataFile, data_files, newest_snapshot
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.lake.tables import CATALOG, STORED_BARS, DataFile, bars_table, data_files, newest_snapshot
+from ohlcv_pipeline.lake.tables import STORED_BARS, bars_table
 from ohlcv_pipeline.lake.writer import delete_rows, insert_rows, raise_head
 from ohlcv_pipeline.markets import Interval
 

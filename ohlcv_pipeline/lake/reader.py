@@ -17,16 +17,16 @@ from pyarrow import dataset
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
 from ohlcv_pipeline.lake.catalog import DAMAGE, Catalog, LakeError, retry_conflicts
+from ohlcv_pipeline.lake.files import DataFile, data_files, newest_snapshot
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
+    ACTION_COVERAGE,
+    CORPORATE_ACTIONS,
     LOOKS,
     MANIFEST,
     QUARANTINE,
     STORED_BARS,
-    DataFile,
     bars_table,
-    data_files,
-    newest_snapshot,
 )
 from ohlcv_pipeline.markets import Interval
 
@@ -242,6 +242,23 @@ class Reader:
             " AND window_end > make_timestamptz(?) AND window_start < make_timestamptz(?) ORDER BY looked_at, vendor",
             [market, interval, list(symbols), start_us, end_us],
         ).cast(LOOKS)
+
+    def actions(self, market: str, symbols: Sequence[str] | None = None) -> pa.Table:
+        """Return the corporate actions in force, of `CORPORATE_ACTIONS`, sorted by symbol, ex-date and kind."""
+        return self._of_symbols("corporate_actions", CORPORATE_ACTIONS, market, symbols, "superseded_at IS NULL")
+
+    def action_coverage(self, market: str, symbols: Sequence[str] | None = None) -> pa.Table:
+        """Return over which sessions corporate actions are known, a row of `ACTION_COVERAGE` a symbol."""
+        return self._of_symbols("action_coverage", ACTION_COVERAGE, market, symbols)
+
+    def _of_symbols(
+        self, name: str, schema: pa.Schema, market: str, symbols: Sequence[str] | None, condition: str = "true"
+    ) -> pa.Table:
+        return self.query(
+            f"SELECT * FROM lake.{name} WHERE market = ? AND (? IS NULL OR list_contains(?, symbol)) AND {condition}"
+            " ORDER BY ALL",
+            [market, symbols, symbols],
+        ).cast(schema)
 
     def _cells(
         self,

@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts, transaction
 from ohlcv_pipeline.lake.copies import Copies, file_sha256
+from ohlcv_pipeline.lake.files import CATALOG, data_files
 from ohlcv_pipeline.lake.raw import RawObject, RawStore
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
+    ACTION_COVERAGE,
     BAR_REVISIONS,
-    CATALOG,
+    CORPORATE_ACTIONS,
     FILE_SEALS,
     LOOKS,
     MANIFEST,
@@ -32,7 +34,6 @@ from ohlcv_pipeline.lake.tables import (
     RAW_OBJECTS,
     STORED_BARS,
     bars_table,
-    data_files,
 )
 from ohlcv_pipeline.markets import Interval, from_us, to_us
 
@@ -95,6 +96,23 @@ Decide = Callable[[Stored], Changes]
 
 
 @dataclass(frozen=True)
+class ActionChanges:
+    """What a publication of corporate actions does.
+
+    `superseded` are rows in force, with when and by which run they cease to be; `inserted` are new ones. `coverage`
+    replaces the rows of the same symbols.
+    """
+
+    inserted: pa.Table = field(default_factory=CORPORATE_ACTIONS.empty_table)
+    superseded: pa.Table = field(default_factory=CORPORATE_ACTIONS.empty_table)
+    coverage: pa.Table = field(default_factory=ACTION_COVERAGE.empty_table)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return any(table.num_rows for table in (self.inserted, self.superseded, self.coverage))
+
+
+@dataclass(frozen=True)
 class Writer:
     """Writes to one lake."""
 
@@ -136,6 +154,47 @@ class Writer:
                     _apply(connection, scope, stored, changes)
                     _index_raw(connection, answers, packing.result())
         return changes
+
+    def publish_actions(
+        self, market: str, decide: Callable[[pa.Table, pa.Table], ActionChanges], answers: Sequence[RawObject]
+    ) -> ActionChanges:
+        """Commit what `decide` makes of a market's corporate actions in force and their coverage, and return it.
+
+        Nothing to change: nothing is written. Raises LakeError as `publish` does.
+        """
+
+        def attempt() -> ActionChanges:
+            with transaction(connection):
+                in_force = "SELECT * FROM lake.corporate_actions WHERE market = ? AND superseded_at IS NULL"
+                known = "SELECT * FROM lake.action_coverage WHERE market = ?"
+                changes = decide(
+                    _table(connection, in_force, [market], CORPORATE_ACTIONS),
+                    _table(connection, known, [market], ACTION_COVERAGE),
+                )
+                if changes:
+                    packs = self.raw.write(answers)
+                    delete_rows(
+                        connection,
+                        "lake.corporate_actions",
+                        changes.superseded,
+                        ("market", "symbol", "ex_date", "kind", "fetched_at"),
+                    )
+                    insert_rows(connection, "corporate_actions", changes.superseded)
+                    insert_rows(connection, "corporate_actions", changes.inserted)
+                    delete_rows(connection, "lake.action_coverage", changes.coverage, ("market", "symbol"))
+                    insert_rows(connection, "action_coverage", changes.coverage)
+                    _index_raw(connection, answers, packs)
+            return changes
+
+        connection = self.catalog.cursor()
+        try:
+            # One publication at a time: of the two states no table's head would tell.
+            with self.turn():
+                return retry_conflicts(attempt)
+        except duckdb.Error as error:
+            raise LakeError(f"publishing the corporate actions of {market} failed: {error}") from error
+        finally:
+            connection.close()
 
     @contextmanager
     def turn(self) -> Iterator[None]:

@@ -13,11 +13,22 @@ from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 
-from ohlcv_pipeline.frames import BarColumns, Micros
+from ohlcv_pipeline.frames import TIMESTAMP, BarColumns, Micros
 from ohlcv_pipeline.markets import Interval
 
 T = TypeVar("T")
+
+ACTION_SCHEMA = pa.schema(
+    [
+        pa.field("ex_date", TIMESTAMP, nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""Corporate actions of one symbol. `ex_date` is the session date at 00:00Z; `value` of a `split` is the number of
+shares that one became (4.0, or 0.1 for one in ten), of a `dividend` dollars a share as paid then."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,18 @@ class Page:
         return np.split(self.buckets, np.searchsorted(self.buckets, self.seams)) if self.seams else [self.buckets]
 
 
+@dataclass(frozen=True)
+class Actions:
+    """The splits and dividends of one symbol, and the sessions of which the vendor says what happened, sorted.
+
+    `table` has the columns of `ACTION_SCHEMA`. A session without a row had no action; one that is not listed is
+    not spoken of.
+    """
+
+    sessions: Micros
+    table: pa.Table
+
+
 class Transport(Protocol):
     """Sends a request, retries it by the rules, and returns what `decode` made of the answer."""
 
@@ -157,4 +180,15 @@ class Announces(Protocol):
 
     async def announced(self, fetch: Fetch, transport: Transport) -> str:
         """Return the SHA-256 of the body, which is its raw id, in lower-case hex. Raises VendorError."""
+        ...
+
+
+@runtime_checkable
+class ActionSource(Protocol):
+    """An adapter that tells of splits and dividends, too."""
+
+    async def actions(
+        self, vendor_symbol: str, start_us: int, end_us: int, transport: Transport
+    ) -> tuple[Actions, Answer]:
+        """Return the actions with start <= ex-date < end. Raises VendorError."""
         ...

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ohlcv_pipeline.frames import TIMESTAMP, Micros
+from ohlcv_pipeline.frames import Micros
 from ohlcv_pipeline.markets import DAY_US, Interval, from_us, to_us
-from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
+from ohlcv_pipeline.vendors.base import ACTION_SCHEMA, Actions, Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
 from ohlcv_pipeline.vendors.new_york import wall_clock, weeks
 from ohlcv_pipeline.vendors.paging import closed_part, require_ok
 from ohlcv_pipeline.vendors.records import Parsed, Record, bars_from_records, fetch_parsed, instants
 from ohlcv_pipeline.vendors.rows import kind, load_json
 from ohlcv_pipeline.vendors.verdicts import is_quota, quota_wait
+
+T = TypeVar("T")
 
 PUBLISHED_US = 17 * 3_600_000_000 + 30 * 60_000_000
 """Time of day in New York by which the day's rows are there; corrections follow until 20:00."""
@@ -35,16 +37,6 @@ ADJUSTED = frozenset({"adjOpen", "adjHigh", "adjLow", "adjClose", "adjVolume"})
 DAILY = Record("tiingo daily rows", {"date": "time", **PRICES}, ADJUSTED | {"divCash", "splitFactor"})
 MINUTES = Record("tiingo IEX rows", {"date": "time", **PRICES})
 SESSION_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T00:00:00(?:\.0+)?(?:Z|\+00:00))?")
-
-ACTION_SCHEMA = pa.schema(
-    [
-        pa.field("ex_date", TIMESTAMP, nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-    ]
-)
-"""Corporate actions of one symbol. `ex_date` is the session date at 00:00Z; `value` of a `split` is the number of
-shares that one became (4.0, or 0.1 for one in ten), of a `dividend` dollars a share as paid then."""
 
 
 def session_dates(column: Sequence[Any], where: str) -> Micros:
@@ -83,8 +75,8 @@ def parse_minutes(body: bytes, asked: str = "tiingo IEX") -> Parsed:
     return bars_from_records(_rows(body, asked), MINUTES, instants, asked)
 
 
-def parse_actions(body: bytes, asked: str = "tiingo daily") -> pa.Table:
-    """Return the splits and dividends of a daily body as a table of `ACTION_SCHEMA`, in the order of the rows.
+def parse_actions(body: bytes, asked: str = "tiingo daily") -> Actions:
+    """Return the splits and dividends of a daily body, in the order of the rows, and the sessions it has.
 
     Raises VendorError (malformed) naming the field that is missing or holds no number.
     """
@@ -101,10 +93,11 @@ def parse_actions(body: bytes, asked: str = "tiingo daily") -> pa.Table:
             if value != none:
                 found.append((date, name, float(value)))
     columns = list(zip(*found, strict=True)) or [(), (), ()]
-    return pa.Table.from_arrays(
+    table = pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, ACTION_SCHEMA, strict=True)],
         schema=ACTION_SCHEMA,
     )
+    return Actions(np.sort(dates), table)
 
 
 def _rows(body: bytes, asked: str) -> object:
@@ -121,14 +114,14 @@ def _rows(body: bytes, asked: str) -> object:
     return table.to_pylist()
 
 
-def _decode(answer: Answer, interval: Interval) -> Parsed:
+def _decode(answer: Answer, parse: Callable[[bytes, str], T]) -> T:
     if is_quota(answer.body):
         wait = quota_wait(answer.body, answer.received_at.timestamp())
         raise VendorError(Code.RATE_LIMITED, Remedy.STOP_VENDOR, f"{answer.url}: the quota is used up", wait)
     if answer.status == 404 and b"Not found" in answer.body:
         raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{answer.url}: tiingo has no such ticker")
     require_ok(answer)
-    return (parse_daily if interval is Interval.DAY else parse_minutes)(answer.body, answer.url)
+    return parse(answer.body, answer.url)
 
 
 class Tiingo:
@@ -159,23 +152,41 @@ class Tiingo:
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one request; its dates are whole, so rows outside the window are in it too. Raises VendorError."""
+        parse = parse_daily if fetch.interval is Interval.DAY else parse_minutes
 
         def decode(answer: Answer) -> Parsed:
-            return _decode(answer, fetch.interval)
+            return _decode(answer, parse)
 
         return await fetch_parsed(fetch, transport, decode)
 
+    async def actions(
+        self, vendor_symbol: str, start_us: int, end_us: int, transport: Transport
+    ) -> tuple[Actions, Answer]:
+        """Deliver the splits and dividends with start <= ex-date < end, dates at 00:00Z. Raises VendorError."""
+        return await transport.get(
+            _daily_request(vendor_symbol, start_us, end_us, ("divCash", "splitFactor")),
+            lambda answer: _decode(answer, parse_actions),
+        )
+
 
 def _request(ticker: str, interval: Interval, start_us: int, end_us: int) -> Request:
-    # Both dates are inclusive. Adjusted columns change with every split, the named ones do not.
-    params: dict[str, str | int] = {
+    if interval is Interval.DAY:
+        return _daily_request(ticker, start_us, end_us, (*PRICES, "divCash", "splitFactor"))
+    params = _dates(start_us, end_us, interval)
+    params |= {"resampleFreq": "1min", "columns": ",".join(PRICES), "forceFill": "false", "afterHours": "false"}
+    return Request("tiingo", f"/iex/{quote(ticker, safe='')}/prices", params)
+
+
+def _daily_request(ticker: str, start_us: int, end_us: int, columns: Sequence[str]) -> Request:
+    # Adjusted columns change with every split, the named ones do not.
+    params = _dates(start_us, end_us, Interval.DAY) | {"resampleFreq": "daily", "columns": ",".join(columns)}
+    return Request("tiingo", f"/tiingo/daily/{quote(ticker, safe='')}/prices", params)
+
+
+def _dates(start_us: int, end_us: int, interval: Interval) -> dict[str, str | int]:
+    # Both dates are inclusive.
+    return {
         "startDate": f"{from_us(start_us):%Y-%m-%d}",
         "endDate": f"{from_us(end_us - interval.step_us):%Y-%m-%d}",
         "format": "json",
     }
-    ticker = quote(ticker, safe="")
-    if interval is Interval.DAY:
-        params |= {"resampleFreq": "daily", "columns": ",".join([*PRICES, "divCash", "splitFactor"])}
-        return Request("tiingo", f"/tiingo/daily/{ticker}/prices", params)
-    params |= {"resampleFreq": "1min", "columns": ",".join(PRICES), "forceFill": "false", "afterHours": "false"}
-    return Request("tiingo", f"/iex/{ticker}/prices", params)

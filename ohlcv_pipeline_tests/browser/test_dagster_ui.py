@@ -87,7 +87,7 @@ def test_a_partition_shows_its_rows_and_checksum(page: Page) -> None:
 
 def test_five_checks_are_green(page: Page) -> None:
     page.goto(f"{ASSET}?view=checks")
-    expect(page.get_by_text("Checks (5)")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Checks (6)")).to_be_visible(timeout=LONG)
     for check in CHECKS:
         expect(page.get_by_text(check, exact=True).first).to_be_visible(timeout=LONG)
     expect(page.get_by_text("Succeeded", exact=True)).to_have_count(5, timeout=LONG)

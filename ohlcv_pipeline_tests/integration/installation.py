@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus, AssetCheckPartitionInfo
 
-from ohlcv_pipeline.bars import assets, checks, rereading, upkeep
+from ohlcv_pipeline.bars import actions_assets, assets, checks, reconcile_checks, rereading, upkeep
 from ohlcv_pipeline.bars.inspection import BY_PARTITION, CHECKS
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.ledger import symbols
@@ -43,7 +43,7 @@ def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return now.astimezone(tz)
 
-    for module in (assets, checks, rereading, upkeep):
+    for module in (actions_assets, assets, checks, reconcile_checks, rereading, upkeep):
         patch.setattr(module, "datetime", Stopped)
 
 

@@ -18,7 +18,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Target,
 )
 
-from ohlcv_pipeline.lake.tables import data_files
+from ohlcv_pipeline.lake.files import data_files
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.integration.installation import RANGE, Installation, Run, dagster_instance
 

@@ -14,8 +14,8 @@ import pytest
 
 from ohlcv_pipeline.bars.verify import verify
 from ohlcv_pipeline.lake.catalog import transaction
+from ohlcv_pipeline.lake.files import data_files, newest_snapshot
 from ohlcv_pipeline.lake.store import open_store
-from ohlcv_pipeline.lake.tables import data_files, newest_snapshot
 from ohlcv_pipeline.ledger.outcomes import recent
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.exchange import Exchange

@@ -110,6 +110,8 @@ def test_schedules_start_as_the_setting_says(install: Install, switched_on: bool
         *(f"{name}_{interval}_refresh" for name in ("crypto", "crypto_usdt") for interval in Interval),
         "crypto_corrections",
         "crypto_usdt_corrections",
+        "crypto_reconcile",
+        "crypto_usdt_reconcile",
         "verify",
         "lake_maintenance",
     }
@@ -123,6 +125,9 @@ def test_schedules_tick_in_utc_at_their_hours(crypto: Installation) -> None:
         assert ticks.pop(f"{of}_minute_refresh") == ("*/5 * * * *", "UTC")
         assert ticks.pop(f"{of}_day_refresh") == ("7 * * * *", "UTC")
         assert ticks.pop(f"{of}_corrections") == ("30 5 * * *", "UTC")
+        assert ticks.pop(f"{of}_reconcile") == ("30 3 * * *", "UTC")
+        if market(of).actions_vendor:
+            assert ticks.pop(f"{of}_actions_refresh") == ("0 18 * * *", "America/New_York")
     assert ticks == {"verify": ("30 2 * * *", "UTC"), "lake_maintenance": ("30 4 * * 0", "UTC")}
 
 

@@ -11,7 +11,7 @@ FIRST_RELEASE = (
     "ALTER TABLE lake.heads DROP COLUMN published_at",
     "INSERT INTO lake.crypto.ohlcv_minute SELECT * FROM lake.kept",
     "DROP TABLE lake.kept",
-    "DROP TABLE lake.looks",
+    *(f"DROP TABLE lake.{name}" for name in ("looks", "corporate_actions", "action_coverage")),
     *(
         f"ALTER TABLE lake.quarantine DROP COLUMN {name}"
         for name in ("decision", "decided_at", "decided_by", "note", "decision_run_id")

@@ -9,8 +9,8 @@ import pytest
 
 from ohlcv_pipeline.bars.verify import verify_files
 from ohlcv_pipeline.lake.catalog import LakeError, transaction
+from ohlcv_pipeline.lake.files import data_files, newest_snapshot
 from ohlcv_pipeline.lake.store import Store, open_store
-from ohlcv_pipeline.lake.tables import data_files, newest_snapshot
 from ohlcv_pipeline_tests.bars.vendor import (
     BTC,
     CRYPTO,

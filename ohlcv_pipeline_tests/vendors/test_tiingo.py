@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from ohlcv_pipeline.frames import BAR_SCHEMA
 from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Interval, to_us
+from ohlcv_pipeline.vendors.base import ACTION_SCHEMA
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
 from ohlcv_pipeline.vendors.tiingo import (
-    ACTION_SCHEMA,
     Tiingo,
     parse_actions,
     parse_daily,
@@ -115,7 +115,7 @@ def test_a_recorded_daily_answer_is_read_exactly(name: str, place: int, rows: in
 def test_recorded_json_and_csv_of_one_query_are_the_same_bars() -> None:
     name = "ticker_price_pandas_daily_equivalent_requesting_json_or_csv"
     assert parse_daily(cassette(name, 0)).bars.table() == parse_daily(cassette(name, 1)).bars.table()
-    assert parse_actions(cassette(name, 0)) == parse_actions(cassette(name, 1))
+    assert parse_actions(cassette(name, 0)).table == parse_actions(cassette(name, 1)).table
 
 
 def test_recorded_columns_that_lack_the_prices_are_refused_by_name() -> None:
@@ -225,7 +225,7 @@ def test_splits_and_dividends_are_told_with_their_session_date() -> None:
         day("2020-08-31T00:00:00.000Z", splitFactor=4.0),
         day("2021-08-02T00:00:00+00:00", splitFactor=0.125, divCash=0.01),
     ]
-    actions = parse_actions(orjson.dumps(rows))
+    actions = parse_actions(orjson.dumps(rows)).table
     assert actions.schema == ACTION_SCHEMA
     assert values(actions) == [
         (utc(2020, 8, 7), "dividend", 0.82),
@@ -236,9 +236,9 @@ def test_splits_and_dividends_are_told_with_their_session_date() -> None:
 
 
 def test_rows_without_actions_are_an_empty_table() -> None:
-    assert parse_actions(orjson.dumps([day()])) == ACTION_SCHEMA.empty_table()
-    assert parse_actions(b"[]") == ACTION_SCHEMA.empty_table()
-    assert parse_actions(cassette("ticker_price_with_date")) == ACTION_SCHEMA.empty_table()
+    assert parse_actions(orjson.dumps([day()])).table == ACTION_SCHEMA.empty_table()
+    assert parse_actions(b"[]").table == ACTION_SCHEMA.empty_table()
+    assert parse_actions(cassette("ticker_price_with_date")).table == ACTION_SCHEMA.empty_table()
 
 
 @pytest.mark.parametrize(
