@@ -189,7 +189,7 @@ def test_a_month_of_days_is_all_there(london: Installation) -> None:
     assert [str(day) for day in days if date(2025, 12, 20) <= day <= date(2026, 1, 1)] == CHRISTMAS
 
 
-def test_a_session_that_has_not_opened_is_refused_and_nobody_asked(
+def test_a_session_that_has_not_opened_fails_alone_and_nobody_is_asked_for_it(
     london: Installation, vendor: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_time(monkeypatch, datetime(2026, 1, 1, 10, tzinfo=UTC))
@@ -197,4 +197,7 @@ def test_a_session_that_has_not_opened_is_refused_and_nobody_asked(
     assert not run.success
     assert "2026-01-02 opens at 2026-01-02 08:00 UTC" in run.failure.description
     assert run.happened(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 0
-    assert (run.materialised, vendor.asked, london.manifest()) == ([], [], {})
+    assert run.materialised == ["2025-12-31"]
+    assert {partition for _, partition in london.manifest()} == {"2025-12-31"}
+    assert vendor.asked
+    assert london.planned_checks("uk_equities/ohlcv_minute") == []
