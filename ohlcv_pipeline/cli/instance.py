@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ohlcv_pipeline.cli.errors import CliError
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, TableMetadataValue
 
     from ohlcv_pipeline.settings import Settings
 
@@ -185,7 +185,12 @@ def _checks(instance: DagsterInstance, run_id: str) -> list[CheckOutcome]:
                 passed=each.passed,
                 severity=each.severity.value,
                 summary=each.description or "",
-                worst=[dict(row.data) for row in shown.records] if shown is not None else (),
+                worst=[] if shown is None else _rows(shown),
             )
         )
     return found
+
+
+def _rows(table: TableMetadataValue) -> list[dict[str, Any]]:
+    """Return the rows of a table as they were told; the event log keeps the order of the columns in its schema only."""
+    return [{column.name: row.data[column.name] for column in table.schema.columns} for row in table.records]
