@@ -24,6 +24,7 @@ from ohlcv_pipeline.bars.assets import partitions_of
 from ohlcv_pipeline.bars.inspection import CHECKS
 from ohlcv_pipeline.bars.report import report
 from ohlcv_pipeline.bars.schedules import due_partitions
+from ohlcv_pipeline.bars.upkeep import UNDAMAGED
 from ohlcv_pipeline.frames import micros
 from ohlcv_pipeline.markets import Interval, to_us
 from ohlcv_pipeline.settings import VendorSettings
@@ -124,9 +125,10 @@ def test_its_definitions_are_those_of_any_market(london: Installation) -> None:
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         "uk_equities/ohlcv_minute",
         "uk_equities/ohlcv_day",
+        "lake/scrub",
     }
     # From one vendor alone, there is nobody to compare with.
-    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, "rollup"}
+    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, "rollup", UNDAMAGED}
 
 
 def test_its_partitions_are_the_sessions_of_london(london: Installation) -> None:
