@@ -31,7 +31,7 @@ test: install ## every test that takes less than a minute by itself
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, a browser
-	$(BIN)/python -m pytest -m slow --timeout 900
+	$(BIN)/python -m pytest -m slow --timeout 900 --numprocesses 2 --dist loadgroup
 
 lint: install ## style and format
 	$(BIN)/ruff check .
