@@ -95,9 +95,18 @@ def test_one_poisoned_day_of_a_backfill_fails_alone_and_is_repaired_alone(servic
         services.exchange.clear()
     assert counts(ended) == {"Materialized": days - 1, "Failed": 1, "Targeted": days}
     green: dict[str, list[tuple[str, str]]] = {name: [] for name in BY_PARTITION}
-    assert services.red_partitions(TABLE) == {**green, "gaps": [(poisoned, poisoned)]}
+
+    def red() -> dict[str, list[tuple[str, str]]]:
+        """Other tests leave red days of their own in the same instance."""
+        found = services.red_partitions(TABLE)
+        return {
+            name: [span for span in spans if span[0] <= keys[-1] and span[1] >= keys[0]]
+            for name, spans in found.items()
+        }
+
+    assert red() == {**green, "gaps": [(poisoned, poisoned)]}
     services.exchange.reset_requests()
     again = services.reexecute(ended["id"])
     assert counts(again) == {"Materialized": 1, "Failed": 0, "Targeted": 1}
     assert all("/ETH-USD/" in request["path"] for request in services.exchange.requests())
-    assert services.red_partitions(TABLE) == green
+    assert red() == green
