@@ -133,7 +133,7 @@ def reading(store: Store, note: str) -> Row:
     connection = duckdb.connect(config={"threads": 2})
     sql = (
         "SELECT * EXCLUDE (symbol, source_vendor, fetched_at, run_id, published_at)"
-        f" FROM read_parquet({files}) WHERE symbol = 'BTC'"
+        f" FROM read_parquet({files}, union_by_name => true) WHERE symbol = 'BTC'"
     )
     raw = median_seconds(lambda: connection.execute(sql).to_arrow_table().to_pandas(), 21)
     return Row(
@@ -171,7 +171,8 @@ def as_of(store: Store, note: str) -> Row:
     seconds = median_seconds(read, 21)
     files = [file.path for file in store.reader.files("crypto", Interval.MINUTE)]
     connection = duckdb.connect(config={"threads": 2})
-    sql = f"SELECT * EXCLUDE (symbol, source_vendor, run_id) FROM read_parquet({files}) WHERE symbol = 'BTC'"
+    source = f"read_parquet({files}, union_by_name => true)"
+    sql = f"SELECT * EXCLUDE (symbol, source_vendor, run_id) FROM {source} WHERE symbol = 'BTC'"
     raw = median_seconds(lambda: connection.execute(sql).to_arrow_table().to_pandas(), 21)
     return Row(
         f"bars(as_of=…): 129,600 minutes, 1,000 of them revised since, {note}", seconds * 1e3, "ms", must=40, aim=20,
