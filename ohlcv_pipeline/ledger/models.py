@@ -17,12 +17,14 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Double,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from sqlalchemy.types import JSON, TypeEngine
@@ -73,6 +75,9 @@ class Base(DeclarativeBase):
         str: Text,
         float: Double,
         dict[str, str]: JSON,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[dict[str, Any]]: JSON,
     }
 
 
@@ -158,3 +163,215 @@ class VendorRequest(Base):
     code: Mapped[str]
     attempt: Mapped[int]
     bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Monitor(Base):
+    """The newest evaluation of one monitor (`monitors`): an older `sequence` than the stored one is ignored."""
+
+    __tablename__ = "monitors"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    evaluated_at: Mapped[datetime]
+
+
+class MaintenanceWindow(Base):
+    """A time in which no alert is raised (`maintenance_windows`), for one market, or for all where it is null."""
+
+    __tablename__ = "maintenance_windows"
+    __table_args__ = (CheckConstraint("ends_at > starts_at", name="ends_after_start"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    market: Mapped[str | None]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    reason: Mapped[str]
+
+
+class Incident(Base):
+    """Something that is wrong with one series, or with one thing that many depend on (`incidents`).
+
+    `symbol` and `interval` are `*` where the incident is about a whole market, a vendor, a job or the monitor, which
+    `subject` then names. `suppressed_by` is why it is not mailed by itself: `maintenance`, or the id of the incident
+    that explains it. Of incidents that are not cleared there is one for each subject and kind.
+    """
+
+    __tablename__ = "incidents"
+    __table_args__ = (
+        Index(
+            "ux_incidents_not_cleared",
+            "market", "symbol", "interval", "kind", "subject",
+            unique=True,
+            sqlite_where=text("state <> 'cleared'"),
+            postgresql_where=text("state <> 'cleared'"),
+        ),
+        Index(None, "first_breach_at"),
+        CheckConstraint("state IN ('pending', 'open', 'clearing', 'cleared')", name="state"),
+    )  # fmt: skip
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    market: Mapped[str]
+    symbol: Mapped[str]
+    interval: Mapped[str]
+    kind: Mapped[str]
+    subject: Mapped[str] = mapped_column(default="")
+    state: Mapped[str]
+    first_breach_at: Mapped[datetime]
+    opened_at: Mapped[datetime | None]
+    cleared_at: Mapped[datetime | None]
+    lag_minutes: Mapped[float | None]
+    peak_lag_minutes: Mapped[float | None]
+    threshold_minutes: Mapped[float | None]
+    breach_count: Mapped[int] = mapped_column(default=0)
+    healthy_count: Mapped[int] = mapped_column(default=0)
+    flap_count: Mapped[int] = mapped_column(default=0)
+    suppressed_by: Mapped[str | None]
+    notified_at: Mapped[datetime | None]
+    run_id: Mapped[str | None]
+
+
+class Message(Base):
+    """A message that must reach its channel (`outbox`). `message_id` follows from what it tells, so it is unique.
+
+    `payload` holds all that the sender needs. `last_error` is the class of an error, never its text.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("message_id", "channel"),
+        Index(None, "status", "next_attempt_at"),
+        CheckConstraint("status IN ('pending', 'sent', 'given_up')", name="status"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    channel: Mapped[str]
+    kind: Mapped[str]
+    incident_ids: Mapped[list[str]]
+    message_id: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    next_attempt_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    acknowledged_at: Mapped[datetime | None]
+    status: Mapped[str] = mapped_column(default="pending")
+    last_error: Mapped[str | None]
+
+
+class RemediationEntry(Base):
+    """Something that is to be put right (`remediation_log`). The range is of bucket starts, both included.
+
+    `attempts` counts the runs that were launched for it, `escalated_at` is when they were given up.
+    """
+
+    __tablename__ = "remediation_log"
+    __table_args__ = (
+        Index(None, "resolved", "market", "asset_symbol", "interval"),
+        Index(None, "detected_at", "id"),
+        CheckConstraint("issue_type IN ('gap', 'duplicate', 'checksum_mismatch', 'partial_source')", name="issue_type"),
+        CheckConstraint("range_end >= range_start", name="range_in_order"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    market: Mapped[str]
+    asset_symbol: Mapped[str]
+    interval: Mapped[str]
+    issue_type: Mapped[str]
+    range_start: Mapped[datetime]
+    range_end: Mapped[datetime]
+    detected_at: Mapped[datetime]
+    run_id: Mapped[str | None]
+    notes: Mapped[str | None]
+    resolved: Mapped[bool] = mapped_column(default=False)
+    resolved_at: Mapped[datetime | None]
+    resolution: Mapped[str | None]
+    supersedes: Mapped[UUID | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime | None]
+    escalated_at: Mapped[datetime | None]
+
+
+class RemediationStep(Base):
+    """What was done about an entry (`remediation_steps`): planned, launched, verified, resolved or escalated."""
+
+    __tablename__ = "remediation_steps"
+    __table_args__ = (Index(None, "entry_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    entry_id: Mapped[UUID] = mapped_column(ForeignKey("remediation_log.id", ondelete="CASCADE"))
+    happened_at: Mapped[datetime]
+    step: Mapped[str]
+    run_id: Mapped[str | None]
+    notes: Mapped[str | None]
+
+
+class VendorStatus(Base):
+    """How a vendor does (`vendor_status`), as of `checked_at`, with the probes that failed in a row until then."""
+
+    __tablename__ = "vendor_status"
+    __table_args__ = (CheckConstraint("status IN ('up', 'degraded', 'down', 'rate_limited')", name="status"),)
+
+    vendor: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    since: Mapped[datetime]
+    checked_at: Mapped[datetime]
+    data_age_seconds: Mapped[float | None]
+    failed_probes: Mapped[int] = mapped_column(default=0)
+    details: Mapped[str | None]
+
+
+class IngestionRun(Base):
+    """What one run was asked for and what came of it (`ingestion_runs`).
+
+    A parent has no `parent_id` and the symbol `*`; it is also the request, stored before anything is launched, and
+    has one child for each symbol. Windows are [start, end). `done_units` of `total_units` is how far it is.
+    """
+
+    __tablename__ = "ingestion_runs"
+    __table_args__ = (
+        Index(None, "parent_id"),
+        Index(None, "market", "interval", "started_at"),
+        Index(None, "status", "phase"),
+        Index(None, "dagster_run_id"),
+        CheckConstraint("status IN ('running', 'success', 'partial', 'failed')", name="status"),
+        CheckConstraint("phase IN ('queued', 'fetching', 'writing', 'verifying', 'done')", name="phase"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("ingestion_runs.id", ondelete="CASCADE"))
+    market: Mapped[str]
+    asset_symbol: Mapped[str]
+    interval: Mapped[str]
+    status: Mapped[str]
+    phase: Mapped[str]
+    row_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    checksum_sha256: Mapped[str]
+    checksum_version: Mapped[int]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    trigger: Mapped[str]
+    attempt: Mapped[int] = mapped_column(default=1)
+    backfill_window_start: Mapped[datetime]
+    backfill_window_end: Mapped[datetime]
+    error_summary: Mapped[str | None]
+    retries: Mapped[int] = mapped_column(default=0)
+    heartbeat_at: Mapped[datetime | None]
+    symbols: Mapped[list[str] | None]
+    force: Mapped[bool] = mapped_column(default=False)
+    launched_at: Mapped[datetime | None]
+    dagster_run_id: Mapped[str | None]
+    done_units: Mapped[int] = mapped_column(BigInteger, default=0)
+    total_units: Mapped[int | None] = mapped_column(BigInteger)
+    report: Mapped[list[dict[str, Any]] | None]
+
+
+class IdempotencyKey(Base):
+    """A key that a client gave to a request, so that sending it again does nothing more (`idempotency_keys`)."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]
+    run_id: Mapped[UUID]
+    created_at: Mapped[datetime]

@@ -17,7 +17,10 @@ from ohlcv_pipeline.ledger.database import Ledger, open_ledger
 from ohlcv_pipeline.ledger.errors import MigrationError
 from ohlcv_pipeline.ledger.models import Base
 
-TABLES = {"symbols", "vendor_budgets", "vendor_requests"}
+TABLES = {
+    "symbols", "vendor_budgets", "vendor_requests", "monitors", "maintenance_windows", "incidents", "outbox",
+    "remediation_log", "remediation_steps", "vendor_status", "ingestion_runs", "idempotency_keys",
+}  # fmt: skip
 
 
 def schema(ledger: Ledger) -> dict[str, object]:
@@ -30,7 +33,13 @@ def schema(ledger: Ledger) -> dict[str, object]:
             "unique": sorted(look.get_unique_constraints(table), key=str),
             "checks": sorted(look.get_check_constraints(table), key=str),
             "foreign keys": sorted(look.get_foreign_keys(table), key=str),
-            "indexes": sorted(look.get_indexes(table), key=str),
+            "indexes": sorted(
+                (
+                    {**index, "dialect_options": {k: str(v) for k, v in index.get("dialect_options", {}).items()}}
+                    for index in look.get_indexes(table)
+                ),
+                key=str,
+            ),
         }
         for table in sorted(Base.metadata.tables)
     }
@@ -114,9 +123,9 @@ def test_failed_migration_stops_the_start_and_changes_nothing(
 ) -> None:
     folder = tmp_path / "migrations"
     shutil.copytree(migrations.FOLDER, folder)
-    (folder / "versions" / "r0002_broken.py").write_text(
+    (folder / "versions" / "r9999_broken.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision = '0002', '0001'\n"
+        f"revision, down_revision = '9999', '{migrations.HEAD}'\n"
         "def upgrade():\n"
         "    op.execute('CREATE TABLE half (a integer)')\n"
         "    op.execute('ALTER TABLE missing ADD COLUMN a integer')\n"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ohlcv_pipeline.ledger.errors import MigrationError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision, repeated here because asking Alembic for it costs its import."""
 
 # Dagster keeps its own `alembic_version`, perhaps in the same Postgres database.
