@@ -22,6 +22,7 @@ from ohlcv_pipeline.cli import (
     reconcile,
     revisions,
     sandbox,
+    serve,
     services,
     status,
     symbols,
@@ -66,6 +67,7 @@ def ohlcv(
 app.command("demo", rich_help_panel="Start")(demo.demo)
 app.command("up", rich_help_panel="Start")(services.up)
 app.command("down", rich_help_panel="Start")(services.down)
+app.command("serve", rich_help_panel="Start")(serve.serve)
 app.command("doctor", rich_help_panel="Start")(doctor.doctor)
 app.command("backfill", rich_help_panel="Bars")(backfill.backfill)
 app.command("status", rich_help_panel="Bars")(status.status)

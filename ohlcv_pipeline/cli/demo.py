@@ -1,4 +1,4 @@
-"""`ohlcv demo`: from nothing to a full lake and a running Dagster, in the sandbox."""
+"""`ohlcv demo`: from nothing to a full lake with a status page and a running Dagster, in the sandbox."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import typer
 from ohlcv_pipeline.cli import backfill, console, errors, services
 from ohlcv_pipeline.cli.errors import UsageError
 from ohlcv_pipeline.cli.options import open_platform, select
-from ohlcv_pipeline.cli.services import PortOption
+from ohlcv_pipeline.cli.services import PortOption, StatusPortOption
 
 
 def demo(
     port: PortOption = 3000,
-    up: Annotated[bool, typer.Option("--up/--no-up", help="Leave Dagster's UI running at the end.")] = True,
+    status_port: StatusPortOption = 8000,
+    up: Annotated[bool, typer.Option("--up/--no-up", help="Leave status page and Dagster running at the end.")] = True,
 ) -> int:
-    """Fill the lake from the sandbox, prove that it is complete, and open Dagster's UI.
+    """Fill the lake from the sandbox, prove that it is complete, and open status page and Dagster.
 
     No internet, no keys. Run again, it fetches only what has become due meanwhile.
 
@@ -38,7 +39,7 @@ def demo(
     console.out.print(f"{backfill.timed(begun)} from the start.")
     if code != errors.SUCCESS or not up:
         return code
-    for service in services.start(home.settings, port):
+    for service in services.start(home.settings, port, status_port):
         console.out.print(f"{service['name']}: {service['url']} ({service['state']})")
     console.out.print(f"Everything is up after {backfill.timed(begun)}. `ohlcv down` stops it.")
     return code

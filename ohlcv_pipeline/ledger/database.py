@@ -6,6 +6,7 @@ What is read and written lives in one module per aggregate, how tables come into
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,8 @@ BUSY_SECONDS = 30.0
 
 _WRITES = "ledger_writes"
 
+_VISIBLE = "SELECT pg_current_snapshot()::text"
+
 
 class Ledger:
     """An open ledger, safe to share between threads; a forked process must open its own."""
@@ -34,6 +37,8 @@ class Ledger:
         self.engine = engine
         self._readers = sessionmaker(engine)
         self._writers = sessionmaker(engine.execution_options(**{_WRITES: True}))
+        self._marking = threading.Lock()
+        self._marker: Connection | None = None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -55,8 +60,24 @@ class Ledger:
         """Return an INSERT of this engine's dialect, which has `on_conflict_do_nothing`."""
         return sqlite.insert(model) if self.engine.dialect.name == "sqlite" else postgresql.insert(model)
 
+    def mark(self) -> str:
+        """Return something that differs after any transaction has been committed since.
+
+        On SQLite the file's data version as one connection sees it, on Postgres which transactions are visible.
+        """
+        with self._marking:
+            if self._marker is None:
+                self._marker = self.engine.connect()
+            statement = "PRAGMA data_version" if self.engine.dialect.name == "sqlite" else _VISIBLE
+            mark = str(self._marker.exec_driver_sql(statement).scalar())
+            self._marker.rollback()
+            return mark
+
     def close(self) -> None:
         """Close the pooled connections."""
+        if self._marker is not None:
+            self._marker.close()
+            self._marker = None
         self.engine.dispose()
 
 

@@ -44,20 +44,23 @@ def test_checks_ci_is_red_with_a_fault(cli: Cli, fault: str) -> None:
 
 @pytest.mark.slow
 def test_up_starts_everything_once_and_down_stops_it(tmp_path: Path) -> None:
-    sandbox, ui = free_port(), free_port()
+    sandbox, ui, page = free_port(), free_port(), free_port()
+    ports = ("--port", str(ui), "--status-port", str(page))
     cli = Cli(tmp_path / "home", f"http://127.0.0.1:{sandbox}").using(OHLCV_SCHEDULES="false")
     try:
-        first = cli("up", "--port", str(ui), "--json")
+        first = cli("up", *ports, "--json")
         assert first.code == 0, first.err
-        assert [service["state"] for service in first.json()["services"]] == ["started", "started"]
+        assert [service["state"] for service in first.json()["services"]] == ["started"] * 3
         assert httpx.get(f"http://127.0.0.1:{ui}/server_info", trust_env=False).is_success
-        second = cli("up", "--port", str(ui), "--json")
-        assert [service["state"] for service in second.json()["services"]] == ["already running", "already running"]
+        assert httpx.get(f"http://127.0.0.1:{page}/status/summary", trust_env=False).is_success
+        second = cli("up", *ports, "--json")
+        assert [service["state"] for service in second.json()["services"]] == ["already running"] * 3
     finally:
         stopped = cli("down", "--json")
-    assert stopped.json()["stopped"] == ["dagster", "sandbox"]
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{ui}/server_info", trust_env=False)
+    assert stopped.json()["stopped"] == ["status", "dagster", "sandbox"]
+    for port in (ui, page):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
     assert cli("down").out == "Nothing was running.\n"
 
 

@@ -9,7 +9,8 @@ import pytest
 from ohlcv_pipeline_tests.cli.conftest import Cli
 
 COMMANDS = (
-    "backfill", "checks", "demo", "doctor", "down", "export", "gaps", "maintain", "sandbox", "status", "up", "verify",
+    "backfill", "checks", "demo", "doctor", "down", "export", "gaps", "maintain", "sandbox", "serve", "status", "up",
+    "verify",
 )  # fmt: skip
 
 

@@ -1,0 +1,134 @@
+"""The application: routes, problems, the guard around them, and what runs beside them while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import DBAPIError
+
+from ohlcv_pipeline.lake.catalog import LakeError
+from ohlcv_pipeline.ledger.errors import LedgerError
+from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.service import problems, routes
+from ohlcv_pipeline.service.context import Clock, Context
+from ohlcv_pipeline.service.guard import Guard, RateLimit, log
+from ohlcv_pipeline.service.routing import StrictRoute, to_json
+from ohlcv_pipeline.service.snapshot import Summary
+from ohlcv_pipeline.service.templating import render
+from ohlcv_pipeline.version import __version__
+
+STATIC = Path(__file__).parent / "static"
+
+SUMMARY_SECONDS = 1.0
+"""How often is looked whether lake or ledger have changed."""
+
+
+class UnsafeSettingsError(Exception):
+    """The service may not run with these settings."""
+
+
+def utc_now() -> datetime:
+    """Return the current instant."""
+    return datetime.now(UTC)
+
+
+def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
+    """Return the service of one installation. Raises UnsafeSettingsError where operator routes would be open to all."""
+    settings = platform.settings
+    if settings.profile == "live" and not settings.admin_token.get_secret_value():
+        raise UnsafeSettingsError("the live profile needs OHLCV_ADMIN_TOKEN, which operators send as X-Admin-Token")
+    context = Context(platform, clock, Summary(platform, clock))
+    app = FastAPI(
+        title="ohlcv_pipeline",
+        description="Status, lineage, ingestion and alerts of market data in which every bar is accounted for.",
+        version=__version__,
+        lifespan=_lifespan(context),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    app.router.route_class = StrictRoute
+    problems.install(app)
+    for router in routes.routers(settings):
+        app.include_router(router)
+    _describe(app)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(
+        Guard,
+        reads=RateLimit(settings.read_rate_per_minute),
+        writes=RateLimit(settings.write_rate_per_minute),
+        seconds=settings.request_seconds,
+    )
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the OpenAPI document and a page that shows it without a script."""
+    document = app.openapi()
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    components.update(problems.schemas())
+    body = to_json(document)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(body, media_type="application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return render("docs.html", document=document)
+
+
+def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        chores = [Chore("the summary", SUMMARY_SECONDS, context.summary.refresh)]
+        for chore in chores:
+            await chore.once()
+        tasks = [asyncio.create_task(chore.forever()) for chore in chores]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return lifespan
+
+
+@dataclass
+class Chore:
+    """Work that is done again and again beside the requests, with a pause of some seconds between."""
+
+    name: str
+    seconds: float
+    work: Callable[[], object]
+    failing: bool = False
+
+    async def forever(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await asyncio.sleep(self.seconds)
+            await self.once()
+
+    async def once(self) -> None:
+        """Work once. That lake or ledger cannot be reached is logged once, until they can be again."""
+        try:
+            await asyncio.to_thread(self.work)
+        except (LakeError, LedgerError, DBAPIError) as error:
+            if not self.failing:
+                log.warning("%s cannot be brought up to date: %s", self.name, error)
+            self.failing = True
+        else:
+            if self.failing:
+                log.info("%s is brought up to date again", self.name)
+            self.failing = False
