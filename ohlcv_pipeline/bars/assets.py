@@ -18,6 +18,7 @@ from ohlcv_pipeline.bars.ingest import Outcome, ingest
 from ohlcv_pipeline.bars.inspection import inspect
 from ohlcv_pipeline.bars.listing import listings
 from ohlcv_pipeline.bars.planning import Order, unopened
+from ohlcv_pipeline.bars.recording import Recording, execution, recorded
 from ohlcv_pipeline.bars.summary import PartitionSummary, column_schema, preview, summarise
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.tables import bars_table
@@ -127,17 +128,19 @@ def bars_asset(market: Market, interval: Interval) -> dg.AssetsDefinition:
         )
         may_retry = config.retry and context.retry_number < len(RETRY_SECONDS)
         again = dg.RetryRequested(len(RETRY_SECONDS), RETRY_SECONDS[min(context.retry_number, 1)])
-        try:
-            outcome = interrupts.run(_ingest(order, platform, _tagger(context, platform, key)))
-        except LakeError as error:
-            if may_retry:
-                raise again from error
-            raise
-        if may_retry and _transient(outcome):
-            raise again
-        now = datetime.now(UTC)
-        home.record_listings(market, _listings(order, platform, outcome, now), now)
-        summaries = summarise(home.store.reader, order, outcome.failed_cells, home.instruments(market), now)
+        with recorded(home, order, execution(context.run), lambda: datetime.now(UTC)) as recording:
+            try:
+                outcome = interrupts.run(_ingest(order, platform, _tagger(context, platform, key, recording)))
+            except LakeError as error:
+                if may_retry:
+                    raise again from error
+                raise
+            if may_retry and _transient(outcome):
+                raise again
+            now = datetime.now(UTC)
+            home.record_listings(market, _listings(order, platform, outcome, now), now)
+            summaries = summarise(home.store.reader, order, outcome.failed_cells, home.instruments(market), now)
+            recording.end(outcome, {symbol: code for each in summaries for symbol, code in each.failed.items()})
         filled = [summary for summary in summaries if summary.accounted]
         if len(filled) == len(context.partition_keys):
             for summary in filled:
@@ -176,13 +179,14 @@ def _listings(order: Order, platform: PlatformResource, outcome: Outcome, now: d
 
 
 def _tagger(
-    context: dg.AssetExecutionContext, platform: PlatformResource, key: dg.AssetKey
+    context: dg.AssetExecutionContext, platform: PlatformResource, key: dg.AssetKey, recording: Recording
 ) -> Callable[[Progress], None]:
-    """Return a listener that shows the progress on the run, at most every two seconds."""
+    """Return a listener that records the progress and shows it on the run, there at most every two seconds."""
     last = time.monotonic()
 
     def tell(progress: Progress) -> None:
         nonlocal last
+        recording.heard(progress)
         platform.report(key.to_user_string(), progress)
         if time.monotonic() - last >= _SECONDS_BETWEEN_TAGS:
             last = time.monotonic()

@@ -38,13 +38,17 @@ _MAY_BE_OF_ONE_ANSWER = {Code.VENDOR_UNAVAILABLE, Code.MALFORMED_RESPONSE, Code.
 class Outcome:
     """What a run did. `failures` and `shifted` name the cells that could not be accounted for: symbol, partition.
 
+    `retries` counts by symbol how often a request was sent again, `retried` names the cells that such a request was
+    about. `duplicates` are, by symbol, the buckets that were delivered more than once.
     `drift` says what is new about the vendors' formats; nothing was lost by it.
     """
 
     cells: int = 0
     rows: int = 0
     requests: int = 0
-    duplicates: int = 0
+    duplicates: dict[str, Micros] = field(default_factory=dict)
+    retries: Counter[str] = field(default_factory=Counter)
+    retried: set[tuple[str, str]] = field(default_factory=set)
     dropped: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     failures: dict[tuple[str, str], VendorError] = field(default_factory=dict)
@@ -210,12 +214,29 @@ async def _commit(
             ]
         answers += [_raw(answer, note="malformed") for answer in each.collected.rejected]
         outcome.failures |= {(each.quest.instrument.symbol, key): error for key, error in each.failures.items()}
-        outcome.duplicates += len(offer.judged.duplicates)
+        symbol, twice = each.quest.instrument.symbol, offer.judged.duplicates
+        _note_retries(outcome, symbol, batch, each.collected)
+        if len(twice):
+            outcome.duplicates[symbol] = union(outcome.duplicates.get(symbol, twice), twice)
         outcome.dropped.update(offer.judged.dropped)
     partitions = sorted({key for _, key in batch})
     published = await asyncio.to_thread(publish, order, store, partitions, offers, answers, now)
     outcome.rows += published.rows
     outcome.shifted += [cell for cell in batch if cell[0] in published.shifted]
+
+
+def _note_retries(outcome: Outcome, symbol: str, batch: Cells, got: Collected) -> None:
+    """Note how often the requests for a symbol were sent again, and which of its cells they were about."""
+    sent = [(page.fetch, sum(answer.attempt - 1 for answer in page.answers)) for page in got.pages]
+    sent += [(fetch, max(error.attempts - 1, 0)) for fetch, error in got.failures]
+    for fetch, again in sent:
+        if again:
+            outcome.retries[symbol] += again
+            outcome.retried |= {
+                (of, key)
+                for (of, key), buckets in batch.items()
+                if of == symbol and buckets[0] < fetch.end_us and buckets[-1] >= fetch.start_us
+            }
 
 
 def _telling(got: Collected) -> VendorError:

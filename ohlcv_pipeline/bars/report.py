@@ -25,10 +25,16 @@ from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, span_u
 
 _NONE = np.empty(0, np.int64)
 
+LISTED = 100
+"""How many ranges of each kind the report of a run names; it counts them all."""
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One symbol of one interval. Counts are buckets of the window; `gaps` leave out the pending tail."""
+    """One symbol of one interval. Counts are buckets of the window; `gaps` leave out the pending tail.
+
+    `duplicates` are the buckets that are stored more than once.
+    """
 
     market: str
     symbol: str
@@ -43,6 +49,7 @@ class Entry:
     duplicate_rows: int
     coverage_pct: float | None
     gaps: Sequence[Gap]
+    duplicates: Sequence[Gap]
     partitions: int
     checksum_sha256: str
     vendor: str | None
@@ -55,12 +62,35 @@ class Entry:
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry with gaps as ranges of inclusive bucket starts."""
-        ranges = [
-            {"range_start": _iso(gap.first_us), "range_end": _iso(gap.last_us), "missing": gap.missing}
-            for gap in self.gaps
-        ]
+        gaps = [{**_range(gap), "missing": gap.missing} for gap in self.gaps]
+        duplicates = [_range(each) for each in self.duplicates]
         newest = None if self.newest_bucket is None else self.newest_bucket.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {**asdict(self), "gaps": ranges, "newest_bucket": newest}
+        return {**asdict(self), "gaps": gaps, "duplicates": duplicates, "newest_bucket": newest}
+
+    def as_fact(self, status: str) -> dict[str, Any]:
+        """Return the entry as a run's report tells it, with at most `LISTED` gaps and duplicates each."""
+        told = self.as_json()
+        return {
+            "asset_symbol": self.symbol,
+            "interval": self.interval,
+            "status": status,
+            "expected_rows": self.expected_rows,
+            "actual_rows": self.actual_rows,
+            "missing_rows": self.missing_rows,
+            "pending_tail_rows": self.pending_tail_rows,
+            "coverage_pct": self.coverage_pct,
+            "partitions": self.partitions,
+            "vendor": self.vendor,
+            "checksum_sha256": self.checksum_sha256,
+            "gaps": told["gaps"][:LISTED],
+            "gaps_total": len(self.gaps),
+            "duplicates": told["duplicates"][:LISTED],
+            "duplicates_total": len(self.duplicates),
+        }
+
+
+def _range(gap: Gap) -> dict[str, str]:
+    return {"range_start": _iso(gap.first_us), "range_end": _iso(gap.last_us)}
 
 
 def _iso(us: int) -> str:
@@ -74,6 +104,14 @@ def coverage_pct(stored: int, expected: int, no_trades: int) -> float | None:
     """
     due = expected - no_trades
     return math.floor(10_000 * stored / due) / 100 if due > 0 else None
+
+
+def neighbours(market: Market, interval: Interval, buckets: Micros) -> list[Gap]:
+    """Return sorted buckets as ranges in which one follows the other in the calendar."""
+    if not len(buckets):
+        return []
+    calendar = market.buckets(interval, int(buckets[0]), int(buckets[-1]) + 1)
+    return gaps(calendar, common(buckets, calendar))
 
 
 @dataclass(frozen=True)
@@ -148,7 +186,8 @@ def report(
     """Return one entry for each instrument over the buckets in [start, end)."""
     keys = market.partition_keys(interval, start_us, end_us)
     quarantined = reader.quarantine(market.name, interval, [each.symbol for each in instruments], keys)
-    counts = {row["symbol"]: row["rows"] - row["buckets"] for row in reader.counts(market.name, interval).to_pylist()}
+    repeated = reader.repeated(market.name, interval, start_us, end_us)
+    repeaters = np.asarray(repeated["symbol"])
     entries = []
     for holding in holdings(reader, market, interval, instruments, start_us, end_us, now):
         symbol, cells = holding.instrument.symbol, holding.cells
@@ -158,6 +197,7 @@ def report(
         young = without >= to_us(now) - span_us(PENDING_TAIL)
         tail = without[young] if interval is Interval.MINUTE else _NONE
         holes = gaps(expected, missing(without, tail, interval))
+        twice = repeated.filter(pa.array(repeaters == symbol))
         vendors = {row["vendor"] for row in cells.values() if row["vendor"]}
         entries.append(
             Entry(
@@ -171,9 +211,10 @@ def report(
                 pending_tail_rows=len(tail),
                 unfillable_rows=len(unfillable),
                 quarantined_rows=_rejected(quarantined, symbol),
-                duplicate_rows=counts.get(symbol, 0),
+                duplicate_rows=sum(twice["copies"].to_pylist()) - twice.num_rows,
                 coverage_pct=coverage_pct(len(present), len(expected), len(no_trades)),
                 gaps=holes,
+                duplicates=neighbours(market, interval, micros(twice["bucket_start"])),
                 partitions=len(cells),
                 checksum_sha256=run_checksum(row["checksum"] for row in cells.values()),
                 vendor=vendors.pop() if len(vendors) == 1 else "mixed" if vendors else None,

@@ -183,6 +183,15 @@ class Reader:
             f" FROM {bars_table(market, interval)} GROUP BY symbol"
         )
 
+    def repeated(self, market: str, interval: Interval, start_us: int, end_us: int) -> pa.Table:
+        """Return `symbol`, `bucket_start` and `copies` of the buckets of a window that are stored more than once."""
+        return self.query(
+            f"SELECT symbol, bucket_start, count(*) AS copies FROM {bars_table(market, interval)}"
+            " WHERE bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+            " GROUP BY symbol, bucket_start HAVING count(*) > 1 ORDER BY symbol, bucket_start",
+            [start_us, end_us],
+        )
+
     def accounts(self, market: str, interval: Interval) -> pa.Table:
         """Return `symbol`, the number of `rows` stored of it, and how many the `manifest` accounts for."""
         return self.query(

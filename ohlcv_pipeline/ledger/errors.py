@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from sqlalchemy.exc import DontWrapMixin
 
 
@@ -23,6 +25,22 @@ class UnknownSymbolError(LedgerError, LookupError):
 
 class SymbolExistsError(LedgerError):
     """The market already has that symbol."""
+
+
+class OverlapError(LedgerError):
+    """A backfill of the same table is queued or running and overlaps what was asked for."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"run {run_id} already fetches a part of this window; wait for its end")
+        self.run_id = run_id
+
+
+class KeyReusedError(LedgerError):
+    """An idempotency key was used within a day for something else."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"the key was used for another request, run {run_id}; use a new one")
+        self.run_id = run_id
 
 
 class NaiveTimestampError(DontWrapMixin, ValueError):

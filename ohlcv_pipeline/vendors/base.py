@@ -46,7 +46,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response as it came: kept byte for byte before anything is read from it. `url` holds no secret."""
+    """A response as it came: kept byte for byte before anything is read from it. `url` holds no secret.
+
+    `attempt` counts from 1: how often it was asked for until it came.
+    """
 
     request: Request
     url: str
@@ -54,6 +57,7 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     received_at: datetime
+    attempt: int = 1
 
     @cached_property
     def id(self) -> str:

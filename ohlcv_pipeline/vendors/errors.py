@@ -39,6 +39,7 @@ class VendorError(Exception):
 
     The message says what was asked and what came back, without secrets and without the vendor's text.
     `answers` holds what came back byte for byte, so that a caller can keep it as evidence; empty if nothing did.
+    `attempts` is how often it was asked for; 0 if the vendor was not asked at all.
     """
 
     def __init__(self, code: Code, remedy: Remedy, message: str, wait_seconds: float | None = None) -> None:
@@ -47,6 +48,7 @@ class VendorError(Exception):
         self.remedy = remedy
         self.wait_seconds = wait_seconds
         self.answers: tuple[Answer, ...] = ()
+        self.attempts = 0
 
 
 def malformed(message: str) -> VendorError:

@@ -40,7 +40,7 @@ class Collected:
     """What the vendors delivered of one symbol, and what went wrong on the way."""
 
     pages: list[Page] = field(default_factory=list)
-    failures: list[tuple[str, VendorError]] = field(default_factory=list)
+    failures: list[tuple[Fetch, VendorError]] = field(default_factory=list)
     rejected: list[Answer] = field(default_factory=list)
     requests: int = 0
 
@@ -163,6 +163,6 @@ async def _round(
             result.requests += len(outcome.answers)
         else:
             result.requests += len(fetches[place].requests)
-            result.failures.append((fetches[place].vendor, outcome))
+            result.failures.append((fetches[place], outcome))
             result.rejected += outcome.answers
     return failed

@@ -215,6 +215,7 @@ class HttpTransport:
                     result = await self._attempt(request, decode, attempt, identity=corrupt > 0)
                 except VendorError as error:
                     failure = error
+                    failure.attempts = attempt
                     corrupt += error.code is Code.MALFORMED_RESPONSE
                     spent = attempt >= self._settings.attempts or corrupt > REFETCHES
                     again = self._follow(error, spent, probing) and not spent
@@ -297,7 +298,7 @@ class HttpTransport:
 
         answer = None
         try:
-            answer = await self._send(request, identity)
+            answer = await self._send(request, attempt, identity)
             value = self._read(answer, decode)
         except VendorError as error:
             if answer is not None and not error.answers:
@@ -319,7 +320,7 @@ class HttpTransport:
                     raise
         raise error
 
-    async def _send(self, request: Request, identity: bool) -> Answer:
+    async def _send(self, request: Request, attempt: int, identity: bool) -> Answer:
         """Send once. Raises VendorError when no whole body came back within the deadline."""
         if self._client is None:
             raise RuntimeError("the transport is closed; use it as `async with HttpTransport(...) as transport:`")
@@ -351,7 +352,7 @@ class HttpTransport:
             if (name := key.decode("latin-1").lower()) in KEPT_HEADERS
         }
         received_at = datetime.fromtimestamp(self._clock(), UTC)
-        return Answer(request, shown, response.status_code, kept, body, received_at)
+        return Answer(request, shown, response.status_code, kept, body, received_at, attempt)
 
     def _url(self, request: Request) -> str:
         if not request.params:
