@@ -59,15 +59,16 @@ class Reader:
 
     def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
         """Return one symbol's bars of `BAR_SCHEMA` with start <= `bucket_start` < end, sorted."""
-        return self._series(market, interval, symbol, start_us, end_us, BAR_SCHEMA)
+        return self.series(market, interval, symbol, start_us, end_us, BAR_SCHEMA)
 
     def dated_bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
         """Return the same with `fetched_at` and `published_at`, the latter null in bars of a lake of version 1."""
-        return self._series(market, interval, symbol, start_us, end_us, DATED_BARS)
+        return self.series(market, interval, symbol, start_us, end_us, DATED_BARS)
 
-    def _series(
+    def series(
         self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int, schema: pa.Schema
     ) -> pa.Table:
+        """Return the same with the columns of a schema, which are among those of `STORED_BARS`."""
         table = bars_table(market, interval)
         files = [file for file in self.files(market, interval) if _overlaps(file, start_us, end_us)]
         if not files:

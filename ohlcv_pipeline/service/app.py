@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.ledger.errors import LedgerError
+from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service import problems, routes
 from ohlcv_pipeline.service.context import Clock, Context
@@ -26,6 +28,9 @@ from ohlcv_pipeline.service.templating import render
 from ohlcv_pipeline.version import __version__
 
 STATIC = Path(__file__).parent / "static"
+
+READERS = 8
+"""So many requests read lake or ledger at once; more would only take the processor from one another."""
 
 SUMMARY_SECONDS = 1.0
 """How often is looked whether lake or ledger have changed."""
@@ -45,7 +50,7 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
     settings = platform.settings
     if settings.profile == "live" and not settings.admin_token.get_secret_value():
         raise UnsafeSettingsError("the live profile needs OHLCV_ADMIN_TOKEN, which operators send as X-Admin-Token")
-    context = Context(platform, clock, Summary(platform, clock))
+    context = Context(platform, clock, Summary(platform, clock), CellCache())
     app = FastAPI(
         title="ohlcv_pipeline",
         description="Status, lineage, ingestion and alerts of market data in which every bar is accounted for.",
@@ -91,6 +96,7 @@ def _describe(app: FastAPI) -> None:
 def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = READERS
         chores = [Chore("the summary", SUMMARY_SECONDS, context.summary.refresh)]
         for chore in chores:
             await chore.once()

@@ -1,4 +1,4 @@
-"""What a handler is given: the installation, the clock, the summary; and who may call it."""
+"""What a handler is given: the installation, the clock, what is kept ready; and who may call it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
+from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service.problems import UNAUTHORIZED, ProblemError
 from ohlcv_pipeline.service.snapshot import Summary
@@ -25,6 +26,7 @@ class Context:
     platform: Platform
     clock: Clock
     summary: Summary
+    cells: CellCache
 
 
 def context_of(request: Request) -> Context:

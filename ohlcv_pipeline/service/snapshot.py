@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 
 from ohlcv_pipeline.lake.accounts import Accounts, accounts, heads
+from ohlcv_pipeline.lake.snapshots import NO_LAKE, newest_number
 from ohlcv_pipeline.ledger.standing import Standing, standing
 from ohlcv_pipeline.markets import Interval, Market, from_us
 from ohlcv_pipeline.operations.holdings import Cut, Holdings, cut_cells, holdings
@@ -79,7 +80,8 @@ class Summary:
         self._platform, self._clock = platform, clock
         self._tables: dict[tuple[str, Interval], _Table] = {}
         self._newest: Snapshot | None = None
-        self._marks: object = None
+        self._marks: tuple[int, str] = (NO_LAKE, "")
+        self._versions: Mapping[tuple[str, str], int] = {}
         self._refreshing = threading.Lock()
 
     def current(self) -> Snapshot:
@@ -96,13 +98,14 @@ class Summary:
         """
         with self._refreshing:
             platform, now = self._platform, self._clock()
-            versions = heads(platform.reading.reader)
-            marks = (versions, platform.ledger.mark())
-            newest = self._newest
+            reader, newest = platform.reading.reader, self._newest
+            marks = (newest_number(reader), platform.ledger.mark())
             if newest is not None and marks == self._marks and now - newest.overview.generated_at < OLDEST:
                 return False
+            if marks[0] != self._marks[0]:
+                self._versions = heads(reader)
             held = {
-                (market.name, interval): self._holdings(market, interval, versions, now)
+                (market.name, interval): self._holdings(market, interval, now)
                 for market in platform.markets
                 for interval in Interval
             }
@@ -117,12 +120,10 @@ class Summary:
             self._newest, self._marks = snapshot_of(made, platform.settings.markets), marks
             return True
 
-    def _holdings(
-        self, market: Market, interval: Interval, versions: Mapping[tuple[str, str], int], now: datetime
-    ) -> Holdings:
+    def _holdings(self, market: Market, interval: Interval, now: datetime) -> Holdings:
         reader, key = self._platform.reading.reader, (market.name, interval)
         start, _ = market.target_window(interval, now)
-        version = versions.get((market.name, str(interval)), 0)
+        version = self._versions.get((market.name, str(interval)), 0)
         table = self._tables.get(key)
         if table is None or table.version != version:
             found = accounts(reader, market.name, interval) if version else Accounts.empty()
