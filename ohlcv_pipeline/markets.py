@@ -154,7 +154,10 @@ def calendar(name: str) -> Calendar:
 
 @dataclass(frozen=True)
 class Instrument:
-    """One symbol of a market. `vendor_symbols` maps a vendor's name to its spelling of the symbol."""
+    """One symbol of a market. `vendor_symbols` maps a vendor's name to its spelling of the symbol.
+
+    `enabled_at` is since when it is fetched; two that differ in that alone are the same.
+    """
 
     symbol: str
     name: str
@@ -164,6 +167,7 @@ class Instrument:
     enabled: bool = True
     listing_start: datetime | None = None
     delisted_at: datetime | None = None
+    enabled_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -182,9 +186,6 @@ class Market:
     publish_delay: Mapping[Interval, timedelta]
     history_start: Mapping[Interval, date]
     actions_vendor: str | None = None
-    freshness_minutes: Mapping[Interval, float] = field(
-        default_factory=lambda: {Interval.MINUTE: 60.0, Interval.DAY: 60.0}
-    )
 
     @cached_property
     def calendar(self) -> Calendar:

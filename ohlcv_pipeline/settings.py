@@ -6,15 +6,18 @@ between two installations of the same code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ohlcv_pipeline.markets import MARKETS
+from ohlcv_pipeline.markets import MARKETS, Interval
 
 LIVE_URLS: Mapping[str, str] = {
     "coinbase": "https://api.exchange.coinbase.com",
@@ -56,6 +59,32 @@ class VendorSettings(BaseModel):
     folder: str = Field("", description="files only: where the bars lie")
 
 
+SANDBOX_MAIL_TO = ("oncall@example.org",)
+_MAIL_PORT_OFFSET = 25
+_ADDRESS = re.compile(r"[^\s@,<>]+@[^\s@,<>]+")
+
+
+@dataclass(frozen=True)
+class MailSettings:
+    """A mail server, how it is spoken to, who writes and who is written to."""
+
+    host: str
+    port: int
+    security: Literal["starttls", "ssl", "none"]
+    user: str
+    password: SecretStr
+    sender: str
+    to: tuple[str, ...]
+
+
+def sandbox_mail_address(sandbox_url: str) -> tuple[str, int] | None:
+    """Return host and port where a sandbox takes mail: 25 above its own port. None where that is no port."""
+    parts = urlsplit(sandbox_url)
+    if parts.hostname is None or parts.port is None or parts.port + _MAIL_PORT_OFFSET > 65535:
+        return None
+    return parts.hostname, parts.port + _MAIL_PORT_OFFSET
+
+
 def _markets_on(given: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the markets that are on unless named: those that can be fetched with the keys there are."""
     if given["profile"] == "sandbox":
@@ -90,6 +119,26 @@ class Settings(BaseSettings):
     batch_rows: int = Field(216_000, ge=1_000, description="rows fetched and committed together")
     coverage_error_pct: float = Field(95.0, ge=0, le=100, description="below it a partition's gaps are an ERROR")
     freshness_threshold_minutes: float = Field(60.0, gt=0)
+    freshness_thresholds: Annotated[dict[str, float], NoDecode] = Field(
+        default_factory=dict, description="<market>/<interval>=<minutes>, where another threshold holds"
+    )
+    public_url: str = Field(
+        "http://127.0.0.1:8000", description="where people find the status page, for links in mails"
+    )
+    monitor_interval_minutes: float = Field(10.0, gt=0, le=20, description="freshness is evaluated at least so often")
+    alert_open_after: int = Field(1, ge=1, description="evaluations in a row that must see a breach before it is told")
+    alert_cleared_notice: bool = Field(False, description="whether the end of an incident is told, too")
+    alert_mail_to: Annotated[tuple[str, ...], NoDecode] = Field((), description="the distribution list")
+    alert_mail_from: str = "ohlcv@localhost"
+    alert_mail_domain: str = Field("", description="of Message-IDs, or empty for that of the sender")
+    smtp_host: str = Field("", description="empty: no mail; in the sandbox profile the sandbox takes it")
+    smtp_port: int = Field(587, ge=1, le=65535)
+    smtp_security: Literal["starttls", "ssl", "none"] = "starttls"
+    smtp_user: str = ""
+    smtp_password: SecretStr = NO_KEY
+    alert_apprise_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="channels as apprise URLs")
+    alert_webhook_url: SecretStr = Field(NO_KEY, description="takes the incident as JSON")
+    alert_webhook_secret: SecretStr = Field(NO_KEY, description="signs the webhook's body")
     vendors: dict[str, VendorSettings] = Field(default_factory=dict)
     apca_api_key_id: SecretStr = Field(NO_KEY, validation_alias="APCA_API_KEY_ID")
     apca_api_secret_key: SecretStr = Field(NO_KEY, validation_alias="APCA_API_SECRET_KEY")
@@ -100,7 +149,7 @@ class Settings(BaseSettings):
         description="crypto, and us_equities where it can be fetched: in the sandbox, or with a key",
     )
 
-    @field_validator("markets", mode="before")
+    @field_validator("markets", "alert_mail_to", "alert_apprise_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -112,6 +161,62 @@ class Settings(BaseSettings):
         if unknown or not names:
             raise ValueError(f"unknown market {', '.join(unknown) or '(none)'}; there are {', '.join(MARKETS)}")
         return names
+
+    @field_validator("freshness_thresholds", mode="before")
+    @classmethod
+    def _thresholds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
+
+    @field_validator("freshness_thresholds")
+    @classmethod
+    def _of_tables(cls, given: dict[str, float]) -> dict[str, float]:
+        tables = [f"{name}/{interval}" for name in MARKETS for interval in Interval]
+        for table, minutes in given.items():
+            if table not in tables:
+                raise ValueError(f"{table} is not one of {', '.join(tables)}")
+            if not minutes > 0:
+                raise ValueError(f"the threshold of {table} must be above 0 minutes")
+        return given
+
+    @field_validator("alert_mail_to")
+    @classmethod
+    def _addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [address for address in given if not _ADDRESS.fullmatch(address)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no mail address; write e.g. oncall@example.org,desk@example.org")
+        return given
+
+    def freshness_threshold(self, market: str, interval: Interval) -> float:
+        """Return how many minutes of market time a series of a table may lag."""
+        return self.freshness_thresholds.get(f"{market}/{interval}", self.freshness_threshold_minutes)
+
+    @property
+    def mail(self) -> MailSettings | None:
+        """How mail is sent, None where it is not. In the sandbox profile the sandbox takes it, unless a host is set."""
+        to, host = self.alert_mail_to, self.smtp_host
+        if not host and self.profile == "sandbox":
+            sink = sandbox_mail_address(self.sandbox_url)
+            if sink is None:
+                return None
+            return MailSettings(*sink, "none", "", NO_KEY, self.alert_mail_from, to or SANDBOX_MAIL_TO)
+        if not host or not to:
+            return None
+        return MailSettings(
+            host,
+            self.smtp_port,
+            self.smtp_security,
+            self.smtp_user,
+            self.smtp_password,
+            self.alert_mail_from,
+            to,
+        )
+
+    @property
+    def message_domain(self) -> str:
+        """The domain of the alerts' Message-IDs."""
+        return self.alert_mail_domain or self.alert_mail_from.rpartition("@")[2]
 
     def vendor(self, name: str) -> VendorSettings:
         """Return a vendor's settings with its address and its keys filled in, unless set.

@@ -216,7 +216,7 @@ def _judge(context: dg.AssetExecutionContext, key: dg.AssetKey, order: Order, ho
         order.instruments,
         context.partition_keys,
         now,
-        home.settings.freshness_threshold_minutes,
+        home.settings.freshness_threshold(order.market.name, order.interval),
         home.settings.coverage_error_pct,
     )
     for tell in (partition_events.evaluations, partition_events.whole_table):

@@ -65,7 +65,7 @@ def bars_checks(market: Market, interval: Interval) -> dg.AssetChecksDefinition:
             home.instruments(market, [symbol for symbol in tags.get(SYMBOLS_TAG, "").split(",") if symbol]),
             planned or market.partition_keys(interval, *market.target_window(interval, now)),
             now,
-            home.settings.freshness_threshold_minutes,
+            home.settings.freshness_threshold(market.name, interval),
             home.settings.coverage_error_pct,
             [check.name for check in context.selected_asset_check_keys],
         )

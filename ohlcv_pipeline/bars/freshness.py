@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Calendar, Instrument, Interval, Market, from_us
+from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Calendar, Instrument, Interval, Market, from_us, to_us
+
+GRACE_MINUTES = 60.0
+"""For how long after it was enabled a series is not called stale: its history is only being fetched."""
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """The lag of one series in minutes, and whether that is too much. No lag without a bar to measure from."""
+    """The lag of one series in minutes, and whether that is too much. No lag without anything to measure from."""
 
     lag_minutes: float | None
     stale: bool
@@ -40,16 +43,27 @@ def freshness(
 
     Minutes: the open minutes between the close of the newest bar and now. Days: the minutes since the close
     of the first expected bar that follows the newest one, 0 when there is none. Stale when that is more than
-    the threshold; exactly the threshold is fresh. A series without bars is stale once one is expected.
+    the threshold; exactly the threshold is fresh. A series without bars is stale once one is expected, and its lag
+    counts from when it was enabled. None is stale within `GRACE_MINUTES` of that.
     """
+    enabled = _minutes_enabled(instrument, now_us)
+    grace = enabled is not None and enabled <= GRACE_MINUTES
     if newest_us is None:
         start, _ = market.target_window(interval, from_us(now_us))
-        return Freshness(None, stale=len(market.expected(interval, instrument, start, now_us, now_us)) > 0)
+        due = len(market.expected(interval, instrument, start, now_us, now_us)) > 0
+        return Freshness(enabled, stale=due and not grace)
     if interval is Interval.MINUTE:
         lag = open_minutes(market.calendar, newest_us + MINUTE_US, now_us)
     else:
         lag = _day_lag(market, newest_us, now_us)
-    return Freshness(lag, stale=lag > threshold_minutes)
+    return Freshness(lag, stale=lag > threshold_minutes and not grace)
+
+
+def _minutes_enabled(instrument: Instrument, now_us: int) -> float | None:
+    """Return since how many minutes a symbol is enabled; None when that is unknown, or to come."""
+    if instrument.enabled_at is None or to_us(instrument.enabled_at) > now_us:
+        return None
+    return (now_us - to_us(instrument.enabled_at)) / MINUTE_US
 
 
 def _day_lag(market: Market, newest_us: int, now_us: int) -> float:

@@ -100,7 +100,7 @@ def _inspect(market: str | None, interval: str | None) -> list[TableChecks]:
                     each.instruments,
                     each.market.partition_keys(each.interval, each.start_us, each.end_us),
                     now,
-                    s.freshness_threshold_minutes,
+                    s.freshness_threshold(each.market.name, each.interval),
                     s.coverage_error_pct,
                 ).table
             ],

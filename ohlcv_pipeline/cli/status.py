@@ -51,10 +51,11 @@ def status(
     from ohlcv_pipeline.bars.inspection import lag_of_each
     from ohlcv_pipeline.bars.report import report
 
-    reader, threshold = home.reading.reader, home.settings.freshness_threshold_minutes
+    reader = home.reading.reader
     rows: list[dict[str, Any]] = []
     for each in selected:
         of, instruments = (each.market, each.interval), each.instruments
+        threshold = home.settings.freshness_threshold(each.market.name, each.interval)
         lags = lag_of_each(reader, *of, instruments, now, threshold)
         for entry in report(reader, *of, instruments, each.start_us, each.end_us, now):
             lag = lags[entry.symbol]
@@ -68,13 +69,14 @@ def status(
                     "expected_rows": entry.expected_rows,
                     "newest": entry.as_json()["newest_bucket"],
                     "lag_minutes": None if lag.lag_minutes is None else round(lag.lag_minutes, 1),
+                    "threshold_minutes": threshold,
                     "state": "stale" if lag.stale else "fresh",
                     "vendor": entry.vendor,
                     "checksum": entry.checksum_sha256,
                 }
             )
     if as_json:
-        console.write_json({"at": now, "threshold_minutes": threshold, "series": rows})
+        console.write_json({"at": now, "series": rows})
     elif as_csv:
         console.write_csv(COLUMNS, rows)
     else:
@@ -90,6 +92,8 @@ def status(
         console.table("Series", COLUMNS, shown, {"coverage_pct", "rows", "lag_minutes"})
         stale = sum(row["state"] == "stale" for row in rows)
         if stale:
-            limit = f"{threshold:g} minutes of market time"
-            console.note(f"{stale} of {len(rows)} series are more than {limit} behind; `ohlcv backfill` catches up.")
+            console.note(
+                f"{stale} of {len(rows)} series are further behind, in market time, than their threshold;"
+                " `ohlcv backfill` catches up."
+            )
     return errors.SUCCESS

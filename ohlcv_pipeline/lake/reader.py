@@ -162,6 +162,15 @@ class Reader:
         ).to_pylist()
         return {row["symbol"]: row["newest"] for row in rows}
 
+    def newest_of_all(self) -> dict[tuple[str, str, str], int]:
+        """Return the newest stored bucket in µs of each (market, symbol, interval) that has one."""
+        rows = self.query(
+            "SELECT market, symbol, interval, epoch_us(max(last_bucket)) AS newest FROM lake.manifest"
+            " WHERE last_bucket IS NOT NULL GROUP BY ALL"
+        )
+        columns = [rows[name].to_pylist() for name in ("market", "symbol", "interval", "newest")]
+        return {(market, symbol, interval): newest for market, symbol, interval, newest in zip(*columns, strict=True)}
+
     def newest_bars(self, market: str, interval: Interval, start_us: int, end_us: int, limit: int) -> pa.Table:
         """Return the newest bars of a window over all symbols, with who delivered them."""
         return self.query(

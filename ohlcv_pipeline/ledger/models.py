@@ -192,8 +192,9 @@ class Incident(Base):
     """Something that is wrong with one series, or with one thing that many depend on (`incidents`).
 
     `symbol` and `interval` are `*` where the incident is about a whole market, a vendor, a job or the monitor, which
-    `subject` then names. `suppressed_by` is why it is not mailed by itself: `maintenance`, or the id of the incident
-    that explains it. Of incidents that are not cleared there is one for each subject and kind.
+    `subject` then names. `suppressed_by` is why it has not been mailed: `maintenance`, `no_channel`, or the id of the
+    incident that explains it; null once a message is in the outbox, whose lag is `alert_lag_minutes`. Of incidents
+    that are not cleared there is one for each subject and kind.
     """
 
     __tablename__ = "incidents"
@@ -221,6 +222,7 @@ class Incident(Base):
     cleared_at: Mapped[datetime | None]
     lag_minutes: Mapped[float | None]
     peak_lag_minutes: Mapped[float | None]
+    alert_lag_minutes: Mapped[float | None]
     threshold_minutes: Mapped[float | None]
     breach_count: Mapped[int] = mapped_column(default=0)
     healthy_count: Mapped[int] = mapped_column(default=0)

@@ -156,4 +156,5 @@ def _instrument(row: Symbol) -> Instrument:
         enabled=row.enabled,
         listing_start=row.listing_start,
         delisted_at=row.delisted_at,
+        enabled_at=row.enabled_at,
     )

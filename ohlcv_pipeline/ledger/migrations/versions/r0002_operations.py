@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("cleared_at", instant),
         sa.Column("lag_minutes", sa.Double()),
         sa.Column("peak_lag_minutes", sa.Double()),
+        sa.Column("alert_lag_minutes", sa.Double()),
         sa.Column("threshold_minutes", sa.Double()),
         sa.Column("breach_count", sa.Integer(), nullable=False),
         sa.Column("healthy_count", sa.Integer(), nullable=False),
