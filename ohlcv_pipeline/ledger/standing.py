@@ -87,7 +87,9 @@ def standing(ledger: Ledger, window_starts: Mapping[tuple[str, str], datetime], 
             open_gaps=_open_gaps(session, window_starts),
             vendors={row.vendor: (row.status, row.checked_at) for row in session.scalars(select(VendorStatus))},
             last_success=_last_success(session, markets),
-            evaluated_at=session.scalar(select(Monitor.evaluated_at).where(Monitor.name == monitor)),
+            evaluated_at=session.scalar(
+                select(Monitor.evaluated_at).where(Monitor.name == monitor, Monitor.sequence > 0)
+            ),
             waiting=_waiting(session),
         )
 
@@ -113,7 +115,7 @@ def _alerts(session: Session, markets: set[str]) -> dict[Series, Alert]:
     """Return the newest incident of each series; one that is pending is none yet."""
     columns = (Incident.market, Incident.symbol, Incident.interval, Incident.state, Incident.notified_at)
     query = (
-        select(*columns, Incident.lag_minutes)
+        select(*columns, Incident.alert_lag_minutes)
         .where(Incident.kind == "freshness", Incident.state != "pending", Incident.market.in_(markets))
         .order_by(Incident.first_breach_at)
     )
