@@ -15,11 +15,11 @@ import numpy as np
 from ohlcv_pipeline.frames import BarColumns, Micros
 from ohlcv_pipeline.markets import MINUTE_US, Interval, from_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed, unusable
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, bad_symbol, malformed, unusable
 from ohlcv_pipeline.vendors.new_york import closed_days, midnight, wall_clock
-from ohlcv_pipeline.vendors.paging import closed_part, pages, require_ok
-from ohlcv_pipeline.vendors.records import NOTHING, Parsed, Record, Times, bars_from_records, instants, new_fields
-from ohlcv_pipeline.vendors.rows import kind, load_json
+from ohlcv_pipeline.vendors.paging import closed_part, pages, planned, require_ok
+from ohlcv_pipeline.vendors.records import Record, Times, bars_from_records, instants, new_fields
+from ohlcv_pipeline.vendors.rows import NOTHING, Parsed, kind, load_json
 
 PAGE_ROWS = 10_000
 """What one answer holds at most, all symbols together."""
@@ -124,7 +124,7 @@ class _Chain:
         if body.symbols.keys() - {symbol}:
             raise malformed(f"{asked}: expected bars of {symbol}, found another symbol's")
         if body.symbols.get(symbol, NOTHING) is None:
-            raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{asked}: alpaca has no such symbol")
+            raise bad_symbol(f"{asked}: alpaca has no such symbol")
         if body.token is not None and body.token in self._tokens:
             raise unusable(f"{asked}: expected the token of another page, found one that was followed before")
         if body.token is not None and len(self.answers) + 1 >= MOST_PAGES:
@@ -173,7 +173,7 @@ def _require_bars(answer: Answer) -> None:
         message = f"{answer.url} answered {answer.status}: the plan does not include this feed or its newest 15 minutes"
         raise VendorError(Code.AUTH_FAILED, Remedy.GIVE_UP, message)
     if answer.status != 200 and b"invalid symbol" in answer.body:
-        raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{answer.url}: alpaca has no such symbol")
+        raise bad_symbol(f"{answer.url}: alpaca has no such symbol")
     require_ok(answer)
 
 
@@ -199,13 +199,8 @@ class Alpaca:
 
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Cut [start, end) into windows that mostly fit into one answer."""
-        return [
-            Fetch(
-                self.name, symbol, vendor_symbol, interval, start, end,
-                (self._request(vendor_symbol, interval, start, end),),
-            )
-            for start, end in pages(interval, start_us, end_us, WINDOW[interval])
-        ]  # fmt: skip
+        windows = pages(interval, start_us, end_us, WINDOW[interval])
+        return planned(symbol, vendor_symbol, interval, windows, self._request)
 
     def _request(self, symbol: str, interval: Interval, start_us: int, end_us: int) -> Request:
         # Both ends are inclusive and are compared with the stamps, which are midnights in New York for days.

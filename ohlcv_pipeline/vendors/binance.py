@@ -10,9 +10,9 @@ import orjson
 
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
-from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, pages, require_ok
-from ohlcv_pipeline.vendors.rows import Bars, Layout, bars_from_rows, load_json
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, bad_symbol
+from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, pages, planned, require_ok
+from ohlcv_pipeline.vendors.rows import Layout, Parsed, bars_from_rows, load_json
 
 PAGE_ROWS = 1000
 WEIGHT = 2
@@ -36,7 +36,7 @@ KLINE = Layout(
 TRANSIENT = frozenset({-1000, -1001, -1008})
 
 
-def parse(body: bytes, asked: str = "binance klines") -> Bars:
+def parse(body: bytes, asked: str = "binance klines") -> Parsed:
     """Read `[[openTime, "o","h","l","c","volume", closeTime, "quoteVolume", trades, …3 more], …]`, oldest first.
 
     Stamps are ms, or µs where the vendor switched. vwap = quoteVolume ÷ volume, null without volume. The last
@@ -45,7 +45,7 @@ def parse(body: bytes, asked: str = "binance klines") -> Bars:
     return bars_from_rows(load_json(body, asked), KLINE, asked)
 
 
-def decode(answer: Answer) -> Bars:
+def decode(answer: Answer) -> Parsed:
     """Read an answer of any status. Raises VendorError by the code of `{"code":-1121,"msg":…}`.
 
     Codes: developers.binance.com/docs/binance-spot-api-docs/errors.
@@ -56,7 +56,7 @@ def decode(answer: Answer) -> Bars:
         return parse(answer.body, answer.url)
     message = f"{answer.url} answered {answer.status} with code {code}"
     if code == -1121:
-        raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{message}: binance has no such symbol")
+        raise bad_symbol(f"{message}: binance has no such symbol")
     if code == -1003:
         raise VendorError(Code.RATE_LIMITED, Remedy.WAIT, message)
     if code in TRANSIENT:
@@ -91,12 +91,7 @@ class Binance:
 
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Cut [start, end) into requests of at most 1,000 buckets."""
-        return [
-            Fetch(
-                self.name, symbol, vendor_symbol, interval, start, end, (_request(vendor_symbol, interval, start, end),)
-            )
-            for start, end in pages(interval, start_us, end_us, PAGE_ROWS)
-        ]
+        return planned(symbol, vendor_symbol, interval, pages(interval, start_us, end_us, PAGE_ROWS), _request)
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one page. Raises VendorError."""

@@ -26,7 +26,7 @@ from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.binance import INTERVALS, KLINE
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed, unusable
 from ohlcv_pipeline.vendors.paging import require_ok
-from ohlcv_pipeline.vendors.rows import Bars, bars_from_numbers, unread
+from ohlcv_pipeline.vendors.rows import NOTHING, Parsed, bars_from_numbers, unread
 
 DAILY_FILE_HOUR = 3
 """UTC hour by which yesterday's daily file is there."""
@@ -102,7 +102,7 @@ def unzip(body: bytes, asked: str) -> bytes:
     raise unusable(f"{asked}: expected a zip of one file, found {len(names)}")
 
 
-def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
+def parse(text: bytes, file: File, asked: str = "binance file") -> Parsed:
     """Read the CSV of 12 fields, with or without a header row; stamps in ms or µs, row by row.
 
     vwap = quote volume ÷ volume, null without volume. Raises VendorError (malformed) when the shape differs or
@@ -112,7 +112,7 @@ def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
     if text[:1] and not text[:1].isdigit():
         text = text.partition(b"\n")[2]
     if not text.strip():
-        return NO_BARS, ()
+        return NOTHING
     lines: list[str] = []
 
     def row(i: int) -> tuple[Sequence[object], str]:
@@ -120,13 +120,13 @@ def parse(text: bytes, file: File, asked: str = "binance file") -> Bars:
             lines.extend(line for line in text.decode("utf-8", "replace").splitlines() if line)
         return next(csv.reader([lines[i]])), lines[i]
 
-    bars, rejects = bars_from_numbers(_numbers(text, asked), KLINE, asked, row)
-    times = bars.bucket_start
+    parsed = bars_from_numbers(_numbers(text, asked), KLINE, asked, row)
+    times = parsed.bars.bucket_start
     outside = (times < file.start_us) | (times >= file.end_us)
     if outside.any():
         found = from_us(int(times[np.argmax(outside)])).isoformat()
         raise unusable(f"{asked}: expected rows of {from_us(file.start_us):%Y-%m-%d} on, found one of {found}")
-    return bars, rejects
+    return parsed
 
 
 def _numbers(text: bytes, asked: str) -> Floats:
@@ -210,11 +210,11 @@ class BinanceArchive:
             return Page(fetch, NO_BARS, (), error.answers)
         file = File("daily", fetch.start_us, fetch.end_us)
         try:
-            bars, rejects = parse(unzip(zipped.body, zipped.url), file, zipped.url)
+            parsed = parse(unzip(zipped.body, zipped.url), file, zipped.url)
         except VendorError as error:
             error.answers = (checksum, zipped)
             raise
-        return Page(fetch, bars, rejects, (checksum, zipped))
+        return Page(fetch, parsed.bars, parsed.rejects, (checksum, zipped))
 
     async def announced(self, fetch: Fetch, transport: Transport) -> str:
         """Return the SHA-256 of the zip as its CHECKSUM file tells it: one small request. Raises VendorError."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
-from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, pages, require_ok
-from ohlcv_pipeline.vendors.rows import Bars, Layout, bars_from_rows, load_json
+from ohlcv_pipeline.vendors.errors import bad_symbol
+from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, pages, planned, require_ok
+from ohlcv_pipeline.vendors.rows import Layout, Parsed, bars_from_rows, load_json
 
 PAGE_ROWS = 300
 GRANULARITY = {Interval.MINUTE: 60, Interval.DAY: 86_400}
 CANDLE = Layout(("time", "low", "high", "open", "close", "volume"))
 
 
-def parse(body: bytes, asked: str = "coinbase candles") -> Bars:
+def parse(body: bytes, asked: str = "coinbase candles") -> Parsed:
     """Read `[[time s UTC, LOW, HIGH, open, close, volume], …]`, newest first, JSON numbers, no vwap, no count.
 
     Raises VendorError (malformed).
@@ -25,10 +25,10 @@ def parse(body: bytes, asked: str = "coinbase candles") -> Bars:
     return bars_from_rows(load_json(body, asked), CANDLE, asked)
 
 
-def decode(answer: Answer) -> Bars:
+def decode(answer: Answer) -> Parsed:
     """Read an answer of any status. Raises VendorError: 404 `{"message":"NotFound"}` is a bad symbol."""
     if answer.status == 404 and b"NotFound" in answer.body:
-        raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{answer.url}: coinbase has no such product")
+        raise bad_symbol(f"{answer.url}: coinbase has no such product")
     require_ok(answer)
     return parse(answer.body, answer.url)
 
@@ -48,12 +48,7 @@ class Coinbase:
 
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Cut [start, end) into requests of at most 300 buckets; a wider request is answered 400."""
-        return [
-            Fetch(
-                self.name, symbol, vendor_symbol, interval, start, end, (_request(vendor_symbol, interval, start, end),)
-            )
-            for start, end in pages(interval, start_us, end_us, PAGE_ROWS)
-        ]
+        return planned(symbol, vendor_symbol, interval, pages(interval, start_us, end_us, PAGE_ROWS), _request)
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one page. Raises VendorError."""

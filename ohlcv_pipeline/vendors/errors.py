@@ -51,6 +51,11 @@ class VendorError(Exception):
         self.attempts = 0
 
 
+def bad_symbol(message: str) -> VendorError:
+    """The vendor has no such symbol, which no other try changes; another vendor may have it."""
+    return VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, message)
+
+
 def malformed(message: str) -> VendorError:
     """The body is truncated, undecodable or not of the documented shape: worth another try."""
     return VendorError(Code.MALFORMED_RESPONSE, Remedy.BACK_OFF, message)

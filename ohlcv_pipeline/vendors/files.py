@@ -23,13 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from ohlcv_pipeline.frames import TIMESTAMP, BarColumns, Floats, Micros
+from ohlcv_pipeline.frames import TIMESTAMP, Floats, Micros
 from ohlcv_pipeline.markets import DAY_US, Interval, to_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Reject, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, unusable
+from ohlcv_pipeline.vendors.errors import bad_symbol, unusable
 from ohlcv_pipeline.vendors.paging import closed_part, require_ok
-from ohlcv_pipeline.vendors.records import Parsed
-from ohlcv_pipeline.vendors.rows import BLANKS, NUMBER, Layout, bars_from_numbers, micros
+from ohlcv_pipeline.vendors.rows import BLANKS, NOTHING, NUMBER, Layout, Parsed, bars_from_numbers, micros
 
 SUFFIXES = (".csv", ".parquet")
 REQUIRED = ("time", "open", "high", "low", "close", "volume")
@@ -57,7 +56,7 @@ def parse(body: bytes, interval: Interval, asked: str = "file") -> Parsed:
     """
     table = _parquet(body, asked) if body.startswith(b"PAR1") else _csv(body, asked)
     if not table.num_rows:
-        return Parsed(BarColumns.concat(()))
+        return NOTHING
     fields = (*REQUIRED, *(name for name in OPTIONAL if name in table.column_names and not _blank(table[name])))
     table = table.select(fields)
     times, naive = _times(table["time"], interval, asked)
@@ -72,8 +71,8 @@ def parse(body: bytes, interval: Interval, asked: str = "file") -> Parsed:
         cells = [table[name][i].as_py() for name in fields[1:]]
         return [times[i].item() / 1e6, *cells], _text(table, i)
 
-    bars, refused = bars_from_numbers(numbers, Layout(fields), asked, row)
-    return Parsed(bars, rejects + refused)
+    parsed = bars_from_numbers(numbers, Layout(fields), asked, row)
+    return parsed._replace(rejects=rejects + parsed.rejects)
 
 
 def _text(table: pa.Table, i: int) -> str:
@@ -210,7 +209,7 @@ def decode(answer: Answer, interval: Interval) -> Parsed:
     """Read a file of bars of an interval. Raises VendorError: a file that is not there is a bad symbol."""
     if answer.status == 404:
         message = f"files: there is neither {answer.url}, nor that as .parquet, nor a folder of that name"
-        raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, message)
+        raise bad_symbol(message)
     require_ok(answer)
     return parse(answer.body, interval, answer.url)
 

@@ -16,16 +16,9 @@ from ohlcv_pipeline.markets import DAY_US, Interval
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.errors import malformed
 from ohlcv_pipeline.vendors.new_york import closed_days, midnight, wall_clock, weeks
-from ohlcv_pipeline.vendors.paging import closed_part, require_ok
-from ohlcv_pipeline.vendors.records import (
-    NOTHING,
-    Parsed,
-    Record,
-    bars_from_arrays,
-    fetch_parsed,
-    unix_seconds,
-)
-from ohlcv_pipeline.vendors.rows import kind, load_json
+from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, planned, require_ok
+from ohlcv_pipeline.vendors.records import Record, bars_from_arrays, unix_seconds
+from ohlcv_pipeline.vendors.rows import NOTHING, Parsed, kind, load_json
 
 WEIGHT = 20
 """60 requests a minute out of the default 1,200 weight a minute."""
@@ -76,12 +69,7 @@ class Finnhub:
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Plan one request for all days, one for each week of minutes: about 5,000 rows come at most."""
         windows = [(start_us, end_us)] if interval is Interval.DAY else weeks(start_us, end_us)
-        return [
-            Fetch(
-                self.name, symbol, vendor_symbol, interval, start, end, (_request(vendor_symbol, interval, start, end),)
-            )
-            for start, end in windows
-        ]
+        return planned(symbol, vendor_symbol, interval, windows, _request)
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one request; rows before its window may be in it. Raises VendorError."""
@@ -90,7 +78,7 @@ class Finnhub:
             require_ok(answer)
             return parse(answer.body, fetch.interval, answer.url)
 
-        return await fetch_parsed(fetch, transport, decode)
+        return await fetch_page(fetch, transport, decode)
 
 
 def _request(symbol: str, interval: Interval, start_us: int, end_us: int) -> Request:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline.vendors.base import Answer, Request
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, bad_symbol
 from ohlcv_pipeline.vendors.transport import Outcome
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class FolderTransport:
             message = f"{self.vendor}: {self._variable} is not set; the vendor is not asked without its folder"
             raise VendorError(Code.BAD_REQUEST, Remedy.GIVE_UP, message)
         if ".." in PurePosixPath(name).parts:
-            raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{self.vendor}: {name} leads out of its folder")
+            raise bad_symbol(f"{self.vendor}: {name} leads out of its folder")
         try:
             async with asyncio.timeout(self._deadline):
                 return await asyncio.to_thread(_load, self._folder, name.lstrip("/"), known)

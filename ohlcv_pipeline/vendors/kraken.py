@@ -10,7 +10,7 @@ from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
 from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, require_ok
-from ohlcv_pipeline.vendors.rows import Bars, Layout, bars_from_rows, load_json
+from ohlcv_pipeline.vendors.rows import Layout, Parsed, bars_from_rows, kind, load_json
 
 NEWEST_ROWS = 720
 MINUTES = {Interval.MINUTE: 1, Interval.DAY: 1440}
@@ -30,7 +30,7 @@ ERRORS = (
 LOCKOUT_SECONDS = 900.0
 
 
-def parse(body: bytes, pair: str, asked: str = "kraken OHLC") -> Bars:
+def parse(body: bytes, pair: str, asked: str = "kraken OHLC") -> Parsed:
     """Read `{"error":[],"result":{"<key>":[[time s UTC, "o","h","l","c","vwap","volume", count], …],"last":…}}`.
 
     The last row is the running bucket. The key is not the asked pair but must be one of its spellings. A bar
@@ -38,7 +38,7 @@ def parse(body: bytes, pair: str, asked: str = "kraken OHLC") -> Bars:
     """
     document = load_json(body, asked)
     if not isinstance(document, dict):
-        raise malformed(f"{asked}: expected an object with error and result, found {type(document).__name__}")
+        raise malformed(f"{asked}: expected an object with error and result, found {kind(document)}")
     _raise_error(document.get("error"), asked)
     result = document.get("result")
     keys = [key for key in result if key != "last"] if isinstance(result, dict) else []
@@ -61,7 +61,7 @@ def spellings(pair: str) -> frozenset[str]:
 
 def _raise_error(errors: object, asked: str) -> None:
     if not isinstance(errors, list):
-        raise malformed(f"{asked}: expected an error array, found {type(errors).__name__}")
+        raise malformed(f"{asked}: expected an error array, found {kind(errors)}")
     # Kraken puts warnings (W…) into the same array beside a good result.
     texts = [str(text) for text in errors if str(text).startswith("E")]
     for text in texts:
@@ -100,7 +100,7 @@ class Kraken:
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver the fetch; rows outside its window and the running bar are in it too. Raises VendorError."""
 
-        def decode(answer: Answer) -> Bars:
+        def decode(answer: Answer) -> Parsed:
             require_ok(answer)
             return parse(answer.body, fetch.vendor_symbol, answer.url)
 

@@ -6,12 +6,12 @@ still. The files of `binance_archive` follow other rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ohlcv_pipeline.markets import Interval
-from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Transport
+from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Request, Transport
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
-from ohlcv_pipeline.vendors.rows import Bars
+from ohlcv_pipeline.vendors.rows import Parsed
 
 
 def closed_part(interval: Interval, start_us: int, end_us: int, now_us: int) -> tuple[int, int] | None:
@@ -31,11 +31,26 @@ def pages(interval: Interval, start_us: int, end_us: int, rows: int) -> Iterator
         yield start, min(start + rows * step, end)
 
 
-async def fetch_page(fetch: Fetch, transport: Transport, decode: Callable[[Answer], Bars]) -> Page:
+def planned(
+    symbol: str,
+    vendor_symbol: str,
+    interval: Interval,
+    windows: Iterable[tuple[int, int]],
+    request: Callable[[str, Interval, int, int], Request],
+) -> list[Fetch]:
+    """Plan a fetch for each window, of the one request that `request(vendor_symbol, interval, start, end)` returns."""
+    fetches = []
+    for start, end in windows:
+        one = request(vendor_symbol, interval, start, end)
+        fetches.append(Fetch(one.vendor, symbol, vendor_symbol, interval, start, end, (one,)))
+    return fetches
+
+
+async def fetch_page(fetch: Fetch, transport: Transport, decode: Callable[[Answer], Parsed]) -> Page:
     """Deliver a fetch that is one request. Raises VendorError."""
     (request,) = fetch.requests
-    (bars, rejects), answer = await transport.get(request, decode)
-    return Page(fetch, bars, rejects, (answer,))
+    parsed, answer = await transport.get(request, decode)
+    return Page(fetch, parsed.bars, parsed.rejects, (answer,), parsed.drift)
 
 
 def require_ok(answer: Answer) -> None:

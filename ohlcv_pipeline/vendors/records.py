@@ -12,29 +12,17 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import NO_BARS, BarColumns, Floats, Micros
-from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Reject, Transport
+from ohlcv_pipeline.frames import Floats, Micros
 from ohlcv_pipeline.vendors.errors import VendorError, malformed
-from ohlcv_pipeline.vendors.rows import Layout, bars_from_numbers, is_blank, kind, kinds
+from ohlcv_pipeline.vendors.rows import NOTHING, Layout, Parsed, bars_from_numbers, is_blank, kind, kinds
 
 Times = Callable[[Sequence[Any], str], Micros]
 """Turns the column of times into µs UTC. Raises VendorError (malformed); the text says what was asked and where."""
-
-
-class Parsed(NamedTuple):
-    """Bars as they came, the rows that could not become bars, and what is new about the format."""
-
-    bars: BarColumns
-    rejects: tuple[Reject, ...] = ()
-    drift: tuple[str, ...] = ()
-
-
-NOTHING = Parsed(NO_BARS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ def bars_from_records(rows: object, record: Record, times: Times, asked: str) ->
         return cells, json.dumps(rows[i], separators=(",", ":"))
 
     stacked = np.stack([numbers[i] for i in record.layout.used])
-    return Parsed(*bars_from_numbers(stacked, record.layout, asked, row), drift)
+    return bars_from_numbers(stacked, record.layout, asked, row)._replace(drift=drift)
 
 
 def bars_from_arrays(arrays: Mapping[str, object], record: Record, times: Times, asked: str) -> Parsed:
@@ -192,10 +180,3 @@ def unix_seconds(column: Sequence[Any], where: str) -> Micros:
     if not ((seconds >= 0) & (seconds < 1e11)).all():
         raise malformed(f"{where}: expected unix seconds, found a number of another size")
     return np.asarray((seconds * 1e6).round(), np.int64)
-
-
-async def fetch_parsed(fetch: Fetch, transport: Transport, decode: Callable[[Answer], Parsed]) -> Page:
-    """Deliver a fetch that is one request. Raises VendorError."""
-    (request,) = fetch.requests
-    parsed, answer = await transport.get(request, decode)
-    return Page(fetch, parsed.bars, parsed.rejects, (answer,), parsed.drift)

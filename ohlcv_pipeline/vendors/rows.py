@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,6 @@ from ohlcv_pipeline.frames import NO_BARS, BarColumns, Floats, Micros
 from ohlcv_pipeline.vendors.base import Reject
 from ohlcv_pipeline.vendors.errors import malformed
 
-Bars = tuple[BarColumns, tuple[Reject, ...]]
-"""Bars in the order they came, and the rows that could not become bars."""
-
 BLANKS = frozenset({"", "-", "n/a", "none", "null"})
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 KINDS: Mapping[type, str] = {
@@ -34,6 +31,17 @@ KINDS: Mapping[type, str] = {
     type(None): "null",
 }  # fmt: skip
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class Parsed(NamedTuple):
+    """Bars in the order they came, the rows that could not become bars, and what is new about the format."""
+
+    bars: BarColumns
+    rejects: tuple[Reject, ...] = ()
+    drift: tuple[str, ...] = ()
+
+
+NOTHING = Parsed(NO_BARS)
 
 
 @dataclass(frozen=True)
@@ -96,20 +104,18 @@ def load_json(body: bytes, asked: str) -> object:
         raise malformed(f"{asked}: expected JSON, found {len(body)} bytes that end or break off early") from error
 
 
-def bars_from_rows(rows: object, layout: Layout, asked: str) -> Bars:
+def bars_from_rows(rows: object, layout: Layout, asked: str) -> Parsed:
     """Turn parsed rows into bars and rejects.
 
     Raises VendorError (malformed) naming what was expected and found when the rows are not of the layout or
     a row has no readable time: then nothing about the answer can be trusted.
     """
     if not isinstance(rows, list):
-        raise malformed(f"{asked}: expected an array of {layout}, found {type(rows).__name__}")
+        raise malformed(f"{asked}: expected an array of {layout}, found {kind(rows)}")
     if not rows:
-        return NO_BARS, ()
-    kinds = set(map(type, rows))
-    if kinds != {list}:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds - {list}))
-        raise malformed(f"{asked}: expected rows {layout}, found {found}")
+        return NOTHING
+    if others := kinds(rows) - {"array"}:
+        raise malformed(f"{asked}: expected rows {layout}, found {', '.join(sorted(others))}")
     lengths = set(map(len, rows))
     if lengths != {len(layout.fields)}:
         raise malformed(f"{asked}: expected {len(layout.fields)} fields {layout}, found {_changed(layout, lengths)}")
@@ -128,7 +134,7 @@ def unread(layout: Layout, rows: int) -> Floats:
 
 def bars_from_numbers(
     numbers: Floats, layout: Layout, asked: str, row: Callable[[int], tuple[Sequence[object], str]]
-) -> Bars:
+) -> Parsed:
     """Turn numbers of shape (len(layout.used), n) into bars and rejects.
 
     NaN marks a cell that has to be looked at: `row(i)` returns the cells of row i and its text. Raises
@@ -139,7 +145,7 @@ def bars_from_numbers(
     if trades is not None:
         doubtful |= numbers[trades] != np.rint(numbers[trades])
     if not doubtful.any():
-        return _columns(numbers, layout, trades), ()
+        return Parsed(_columns(numbers, layout, trades))
     keep = np.ones(numbers.shape[1], np.bool_)
     rejects = []
     for i in map(int, np.flatnonzero(doubtful)):
@@ -153,7 +159,7 @@ def bars_from_numbers(
         except _UnreadableError as error:
             keep[i] = False
             rejects.append(Reject(int(micros(np.array([stamp]))[0]), error.reason, text))
-    return _columns(numbers[:, keep], layout, trades), tuple(rejects)
+    return Parsed(_columns(numbers[:, keep], layout, trades), tuple(rejects))
 
 
 def _columns(numbers: Floats, layout: Layout, trades: int | None) -> BarColumns:

@@ -20,11 +20,11 @@ import pyarrow.csv as pacsv
 from ohlcv_pipeline.frames import Micros
 from ohlcv_pipeline.markets import DAY_US, Interval, from_us, to_us
 from ohlcv_pipeline.vendors.base import ACTION_SCHEMA, Actions, Answer, Fetch, Page, Request, Transport
-from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, malformed
+from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError, bad_symbol, malformed
 from ohlcv_pipeline.vendors.new_york import wall_clock, weeks
-from ohlcv_pipeline.vendors.paging import closed_part, require_ok
-from ohlcv_pipeline.vendors.records import Parsed, Record, bars_from_records, fetch_parsed, instants
-from ohlcv_pipeline.vendors.rows import kind, load_json
+from ohlcv_pipeline.vendors.paging import closed_part, fetch_page, planned, require_ok
+from ohlcv_pipeline.vendors.records import Record, bars_from_records, instants
+from ohlcv_pipeline.vendors.rows import Parsed, kind, load_json
 from ohlcv_pipeline.vendors.verdicts import is_quota, quota_wait
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ def _decode(answer: Answer, parse: Callable[[bytes, str], T]) -> T:
         wait = quota_wait(answer.body, answer.received_at.timestamp())
         raise VendorError(Code.RATE_LIMITED, Remedy.STOP_VENDOR, f"{answer.url}: the quota is used up", wait)
     if answer.status == 404 and b"Not found" in answer.body:
-        raise VendorError(Code.BAD_SYMBOL, Remedy.GIVE_UP, f"{answer.url}: tiingo has no such ticker")
+        raise bad_symbol(f"{answer.url}: tiingo has no such ticker")
     require_ok(answer)
     return parse(answer.body, answer.url)
 
@@ -143,12 +143,7 @@ class Tiingo:
     def plan(self, symbol: str, vendor_symbol: str, interval: Interval, start_us: int, end_us: int) -> list[Fetch]:
         """Plan one request for all days, one for each week of minutes: of more rows only the newest come."""
         windows = [(start_us, end_us)] if interval is Interval.DAY else weeks(start_us, end_us)
-        return [
-            Fetch(
-                self.name, symbol, vendor_symbol, interval, start, end, (_request(vendor_symbol, interval, start, end),)
-            )
-            for start, end in windows
-        ]
+        return planned(symbol, vendor_symbol, interval, windows, _request)
 
     async def fetch(self, fetch: Fetch, transport: Transport) -> Page:
         """Deliver one request; its dates are whole, so rows outside the window are in it too. Raises VendorError."""
@@ -157,7 +152,7 @@ class Tiingo:
         def decode(answer: Answer) -> Parsed:
             return _decode(answer, parse)
 
-        return await fetch_parsed(fetch, transport, decode)
+        return await fetch_page(fetch, transport, decode)
 
     async def actions(
         self, vendor_symbol: str, start_us: int, end_us: int, transport: Transport

@@ -64,8 +64,8 @@ class TestCells:
         assert [(reject.bucket_start, reject.reason) for reject in rejects] == [(T_US, reason)]
 
     def test_part_c_11_a_reject_carries_its_row_as_text(self) -> None:
-        _, rejects = coinbase.parse(page(f"[{T},1,NaN,2,3,5]"))
-        assert rejects == (Reject(T_US, "not_finite", f"[{T},1,NaN,2,3,5]"),)
+        parsed = coinbase.parse(page(f"[{T},1,NaN,2,3,5]"))
+        assert parsed.rejects == (Reject(T_US, "not_finite", f"[{T},1,NaN,2,3,5]"),)
 
     def test_part_c_9_text_numbers_become_the_nearest_float(self) -> None:
         bars, rejects = tabled(coinbase.parse(page(f'[{T},"0.1","3.60E-05","+2","1.35647456e+08",".5"]')))
@@ -88,9 +88,9 @@ class TestShape:
     @pytest.mark.parametrize(
         ("body", "names"),
         [
-            (b'{"message":"x"}', "found dict"),
-            (b"[1,2]", "found int"),
-            (b'["123456"]', "found str"),
+            (b'{"message":"x"}', "found object"),
+            (b"[1,2]", "found number"),
+            (b'["123456"]', "found text"),
             (
                 page(f"[{T},1,4,2,3]"),
                 r"expected 6 fields \[time, low, high, open, close, volume\], found 5 \(1 missing\)",
@@ -112,7 +112,7 @@ class TestShape:
     def test_a_field_that_is_no_number_in_any_row_is_named(self, cell: str, found: str) -> None:
         with pytest.raises(VendorError, match=f"expected numbers in field 'high' of .*, found {found}"):
             coinbase.parse(page(f"[{T},1,{cell},2,3,5]", f"[{T + 60},1,{cell},2,3,5]"))
-        bars, rejects = coinbase.parse(page(f"[{T},1,{cell},2,3,5]", GOOD))
+        bars, rejects = tabled(coinbase.parse(page(f"[{T},1,{cell},2,3,5]", GOOD)))
         assert (len(bars), [reject.reason for reject in rejects]) == (1, ["bad_number"])
 
     @pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\xef\xbb\xbf[]"])

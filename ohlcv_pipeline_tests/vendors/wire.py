@@ -21,7 +21,7 @@ from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline.vendors.base import Answer, Page, Reject, Request
 from ohlcv_pipeline.vendors.errors import VendorError
 from ohlcv_pipeline.vendors.registry import adapter
-from ohlcv_pipeline.vendors.rows import Bars
+from ohlcv_pipeline.vendors.rows import Parsed
 from ohlcv_pipeline.vendors.transport import Budget, HttpTransport, Outcome, UnlimitedBudget
 
 NOW = datetime(2025, 11, 21, 12, 0, 30, tzinfo=UTC).timestamp()
@@ -35,10 +35,9 @@ def recorded(path: str) -> bytes:
     return file.read_bytes()
 
 
-def tabled(parsed: Bars) -> tuple[pa.Table, tuple[Reject, ...]]:
+def tabled(parsed: Parsed) -> tuple[pa.Table, tuple[Reject, ...]]:
     """Return what a parser gave with the bars as a table."""
-    bars, rejects = parsed
-    return bars.table(), rejects
+    return parsed.bars.table(), parsed.rejects
 
 
 @dataclass(frozen=True)
