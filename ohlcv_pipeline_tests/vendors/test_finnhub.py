@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -10,12 +9,7 @@ from ohlcv_pipeline.markets import DAY_US, MARKETS, MINUTE_US, Interval, to_us
 from ohlcv_pipeline.vendors.errors import Code, VendorError
 from ohlcv_pipeline.vendors.finnhub import Finnhub, parse
 from ohlcv_pipeline.vendors.registry import adapter
-from ohlcv_pipeline_tests.vendors.wire import NOW, Heard, Reply, fetch, recorded
-
-
-def utc(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type, misc]
-
+from ohlcv_pipeline_tests.vendors.wire import NOW, Heard, Reply, fetch, recorded, utc, values
 
 OPEN = to_us(utc(2025, 11, 20, 14, 30))
 PLAN = ("AAPL", "AAPL", Interval.MINUTE, OPEN, OPEN + 60 * MINUTE_US)
@@ -36,7 +30,7 @@ def test_a_recorded_answer_is_read_exactly() -> None:
     bars, rejects, drift = parse(recorded("finnhub/candle_AAPL_60_issue309.json"), Interval.MINUTE)
     table = bars.table()
     assert (rejects, drift) == ((), ())
-    assert [tuple(row.values()) for row in table.to_pylist()] == [
+    assert values(table) == [
         (utc(2020, 7, 2, 18, 30), 366.95, 367.31, 366.21, 366.5698, 2113793.0, None, None),
         (utc(2020, 7, 2, 19, 30), 366.59, 367.0, 365.93, 366.19, 656192.0, None, None),
     ]

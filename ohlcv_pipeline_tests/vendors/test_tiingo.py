@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import orjson
-import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import given
@@ -15,19 +13,8 @@ from ohlcv_pipeline.frames import BAR_SCHEMA
 from ohlcv_pipeline.markets import DAY_US, MINUTE_US, Interval, to_us
 from ohlcv_pipeline.vendors.base import ACTION_SCHEMA
 from ohlcv_pipeline.vendors.errors import Code, Remedy, VendorError
-from ohlcv_pipeline.vendors.tiingo import (
-    Tiingo,
-    parse_actions,
-    parse_daily,
-    parse_minutes,
-    session_dates,
-)
-from ohlcv_pipeline_tests.vendors.wire import NOW, Heard, Reply, fetch, recorded
-
-
-def utc(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type, misc]
-
+from ohlcv_pipeline.vendors.tiingo import Tiingo, parse_actions, parse_daily, parse_minutes, session_dates
+from ohlcv_pipeline_tests.vendors.wire import NOW, Heard, Reply, fetch, recorded, utc, values
 
 KEY = "hush-hush-0123456789"
 DAYS = ("BRK.B", "BRK-B", Interval.DAY, to_us(utc(2025, 10, 1)), to_us(utc(2025, 11, 1)))
@@ -50,21 +37,11 @@ def deliver(*replies: Reply, plan: tuple[Any, ...] = DAYS) -> Heard:
     return fetch("tiingo", plan, replies, key=KEY)
 
 
-def asked(heard: Heard) -> tuple[str, dict[str, str]]:
-    (target,) = heard.line.vendor.asked
-    parts = urlsplit(target)
-    return parts.path, {k: v[0] for k, v in parse_qs(parts.query).items()}
-
-
 def cassette(name: str, place: int = 0) -> bytes:
     """Return the body of one recorded exchange."""
     taken = yaml.safe_load(recorded(f"tiingo/tests/fixtures/{name}.yaml"))
     body: str = taken["interactions"][place]["response"]["body"]["string"]
     return body.encode()
-
-
-def values(bars: pa.Table) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in bars.to_pylist()]
 
 
 JANUARY_5 = (utc(2018, 1, 5), 1103.45, 1113.58, 1101.8, 1110.29, 1493389.0, None, None)
@@ -254,32 +231,36 @@ def test_an_action_that_cannot_be_read_is_never_passed_over(other: dict[str, Any
 
 def test_days_are_asked_for_by_date_with_both_ends_inclusive_and_raw_columns_only() -> None:
     heard = deliver(Reply(body=orjson.dumps([day()])))
-    assert asked(heard) == (
-        "/tiingo/daily/BRK-B/prices",
-        {
-            "startDate": "2025-10-01",
-            "endDate": "2025-10-31",
-            "format": "json",
-            "resampleFreq": "daily",
-            "columns": "open,high,low,close,volume,divCash,splitFactor",
-        },
-    )
+    assert heard.asked == [
+        (
+            "/tiingo/daily/BRK-B/prices",
+            {
+                "startDate": "2025-10-01",
+                "endDate": "2025-10-31",
+                "format": "json",
+                "resampleFreq": "daily",
+                "columns": "open,high,low,close,volume,divCash,splitFactor",
+            },
+        )
+    ]
 
 
 def test_minutes_are_asked_for_with_volume_and_without_invented_ones() -> None:
     heard = deliver(Reply(body=orjson.dumps([minute()])), plan=MINUTES)
-    assert asked(heard) == (
-        "/iex/BRK-B/prices",
-        {
-            "startDate": "2025-11-18",
-            "endDate": "2025-11-20",
-            "format": "json",
-            "resampleFreq": "1min",
-            "columns": "open,high,low,close,volume",
-            "forceFill": "false",
-            "afterHours": "false",
-        },
-    )
+    assert heard.asked == [
+        (
+            "/iex/BRK-B/prices",
+            {
+                "startDate": "2025-11-18",
+                "endDate": "2025-11-20",
+                "format": "json",
+                "resampleFreq": "1min",
+                "columns": "open,high,low,close,volume",
+                "forceFill": "false",
+                "afterHours": "false",
+            },
+        )
+    ]
 
 
 def test_the_key_is_sent_as_a_header() -> None:

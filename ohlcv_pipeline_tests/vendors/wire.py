@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -28,6 +29,10 @@ NOW = datetime(2025, 11, 21, 12, 0, 30, tzinfo=UTC).timestamp()
 FIXTURES = Path(os.environ.get("OHLCV_FIXTURES", Path(__file__).parents[2] / ".." / "shared" / "fixtures"))
 
 
+def utc(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type, misc]
+
+
 def recorded(path: str) -> bytes:
     file = FIXTURES / path
     if not file.exists():
@@ -38,6 +43,11 @@ def recorded(path: str) -> bytes:
 def tabled(parsed: Parsed) -> tuple[pa.Table, tuple[Reject, ...]]:
     """Return what a parser gave with the bars as a table."""
     return parsed.bars.table(), parsed.rejects
+
+
+def values(bars: pa.Table) -> list[tuple[Any, ...]]:
+    """Return the rows of a table."""
+    return [tuple(row.values()) for row in bars.to_pylist()]
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,12 @@ class Heard:
     @property
     def waits(self) -> list[float]:
         return self.line.clock.waits
+
+    @property
+    def asked(self) -> list[tuple[str, dict[str, str]]]:
+        """Path and query of each request."""
+        targets = map(urlsplit, self.line.vendor.asked)
+        return [(parts.path, dict(parse_qsl(parts.query))) for parts in targets]
 
     @property
     def failure(self) -> VendorError:
