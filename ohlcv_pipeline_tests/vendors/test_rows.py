@@ -50,6 +50,8 @@ class TestCells:
             ('"1_000"', "bad_number"),
             ("[1]", "bad_number"),
             ("{}", "bad_number"),
+            ("true", "bad_number"),
+            ("false", "bad_number"),
         ],
     )
     @pytest.mark.parametrize("field", [1, 2, 3, 4, 5])
@@ -58,10 +60,11 @@ class TestCells:
     ) -> None:
         cells = [str(T), "1", "4", "2", "3", "5"]
         cells[field] = cell
-        bars, rejects = tabled(coinbase.parse(page(f"[{','.join(cells)}]", GOOD)))
-        assert len(bars) == 1
-        assert bar_micros(bars["bucket_start"]).tolist() == [T_US + 60_000_000]
-        assert [(reject.bucket_start, reject.reason) for reject in rejects] == [(T_US, reason)]
+        bad = f"[{','.join(cells)}]"
+        for rows in ((bad, GOOD), (GOOD, bad)):
+            bars, rejects = tabled(coinbase.parse(page(*rows)))
+            assert bar_micros(bars["bucket_start"]).tolist() == [T_US + 60_000_000]
+            assert [(reject.bucket_start, reject.reason) for reject in rejects] == [(T_US, reason)]
 
     def test_part_c_11_a_reject_carries_its_row_as_text(self) -> None:
         parsed = coinbase.parse(page(f"[{T},1,NaN,2,3,5]"))
@@ -97,6 +100,7 @@ class TestShape:
             ),
             (page(f"[{T},1,4,2,3,5,6]", GOOD), r"found 7 \(1 new\)"),
             (page("[null,1,4,2,3,5]"), "expected a numeric time"),
+            (page("[true,1,4,2,3,5]", GOOD), "expected a numeric time"),
             (page('["2025-01-01",1,4,2,3,5]', GOOD), "expected a numeric time"),
             (b"[[1,2", "expected JSON"),
             (b"", "expected JSON"),
@@ -108,7 +112,7 @@ class TestShape:
             coinbase.parse(body)
         assert caught.value.code is Code.MALFORMED_RESPONSE
 
-    @pytest.mark.parametrize(("cell", "found"), [("{}", "object"), ("[1]", "array")])
+    @pytest.mark.parametrize(("cell", "found"), [("{}", "object"), ("[1]", "array"), ("true", "true or false")])
     def test_a_field_that_is_no_number_in_any_row_is_named(self, cell: str, found: str) -> None:
         with pytest.raises(VendorError, match=f"expected numbers in field 'high' of .*, found {found}"):
             coinbase.parse(page(f"[{T},1,{cell},2,3,5]", f"[{T + 60},1,{cell},2,3,5]"))
@@ -135,7 +139,7 @@ class TestShape:
         bars, rejects = tabled(kraken.parse(body % (T, b'"x"'), "XBTUSD"))
         assert (bars.num_rows, rejects[0].reason) == (0, "bad_number")
 
-    @pytest.mark.parametrize("count", [b"1.5", b"null", b'"x"'])
+    @pytest.mark.parametrize("count", [b"1.5", b"null", b'"x"', b"true"])
     def test_a_count_that_is_no_whole_number_rejects_the_row(self, count: bytes) -> None:
         body = b'{"error":[],"result":{"XXBTZUSD":[[%d,"1","1","1","1","1","2",%s]],"last":0}}' % (T, count)
         bars, rejects = tabled(kraken.parse(body, "XBTUSD"))
