@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -146,20 +146,14 @@ def retry_conflicts(
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
     """Commit what the block did, or leave nothing of it."""
     connection.execute("BEGIN TRANSACTION")
-    try:
+    with ExitStack() as undo:
+        undo.callback(_roll_back, connection)
         yield connection
         connection.execute("COMMIT")
-    except BaseException:
-        # A failed commit has already rolled back; DuckDB then has no transaction left to end.
-        if _in_transaction(connection):
-            connection.execute("ROLLBACK")
-        raise
+        undo.pop_all()
 
 
-def _in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
-    try:
-        connection.execute("BEGIN TRANSACTION")
-    except duckdb.TransactionException:
-        return True
-    connection.execute("ROLLBACK")
-    return False
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    # A failed commit has already rolled back; DuckDB then has no transaction left to end.
+    with suppress(duckdb.TransactionException):
+        connection.execute("ROLLBACK")

@@ -7,11 +7,13 @@ sealed file of theirs is kept twice, the copy named by the file's name and its S
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from ohlcv_pipeline.lake.durable import place
 
 
 def file_sha256(path: Path | str) -> str:
@@ -28,7 +30,7 @@ class Copies:
 
     def keep(self, file: Path, sha256: str) -> None:
         """Copy a file that has this hash. Durable when it returns."""
-        _place(file, self.path / f"{file.name}.{sha256}")
+        place(self.path / f"{file.name}.{sha256}", partial(shutil.copyfile, file))
 
     def sound(self, file: Path) -> Path | None:
         """Return the copy of a file, None when there is none that still has the hash in its name."""
@@ -43,10 +45,10 @@ class Copies:
         return copy is not None and (not file.exists() or file_sha256(file) != copy.suffix[1:])
 
     def restore(self, file: Path) -> bool:
-        """Bring a file back byte for byte, if it has a sound copy; return whether it had."""
+        """Bring a file back byte for byte, if it has a sound copy; return whether it had. Durable then."""
         copy = self.sound(file)
         if copy is not None:
-            _place(copy, file)
+            place(file, partial(shutil.copyfile, copy))
         return copy is not None
 
     def prune(self, names: Iterable[str]) -> int:
@@ -56,12 +58,3 @@ class Copies:
         for copy in gone:
             copy.unlink()
         return len(gone)
-
-
-def _place(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    shutil.copyfile(source, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(target)

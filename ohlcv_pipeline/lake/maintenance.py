@@ -88,7 +88,7 @@ def _compact(connection: duckdb.DuckDBPyConnection) -> None:
 
     The order is declared for the while of it only: publications are sorted already, and would be sorted again.
     """
-    tables = {file.table for file in data_files(connection) if ".ohlcv_" in file.table}
+    tables = {file.table for file in data_files(connection) if file.holds_bars}
 
     def each(statement: str) -> None:
         for table in sorted(tables):

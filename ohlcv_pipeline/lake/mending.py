@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ohlcv_pipeline.lake.catalog import LakeError, retry_conflicts, transaction
+from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError, retry_conflicts, transaction
 from ohlcv_pipeline.lake.files import CATALOG, DataFile, data_files, newest_snapshot
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.lake.tables import STORED_BARS, bars_table
 from ohlcv_pipeline.lake.writer import delete_rows, insert_rows, raise_head
 from ohlcv_pipeline.markets import Interval
-
-_UNREADABLE = (duckdb.Error, OSError, ValueError, TypeError, pa.ArrowException)
-"""What reading a damaged Parquet file raises."""
 
 
 def rows_of(store: Store, files: Sequence[DataFile], start_us: int, end_us: int) -> pa.Table:
@@ -38,7 +35,7 @@ def rows_of(store: Store, files: Sequence[DataFile], start_us: int, end_us: int)
                 parts.append(connection.execute(_select(file), [start_us, end_us]).to_arrow_table().cast(STORED_BARS))
                 # Text that is no longer UTF-8 is found only when it is looked at.
                 parts[-1].validate(full=True)
-        except _UNREADABLE as error:
+        except (duckdb.Error, *DAMAGE) as error:
             raise LakeError(f"a file of {files[0].table} cannot be read: {error}") from error
     return pa.concat_tables(parts).sort_by([("symbol", "ascending"), ("bucket_start", "ascending")])
 
@@ -92,14 +89,12 @@ def _ending(connection: duckdb.DuckDBPyConnection, files: Sequence[int]) -> Iter
                 [snapshot, list(files), following],
             )
 
-    if files:
-        retry_conflicts(lambda: end(following))
-    try:
-        yield
-    except BaseException:
+    with ExitStack() as undo:
         if files:
-            retry_conflicts(lambda: end(None))
-        raise
+            undo.callback(retry_conflicts, lambda: end(None))
+            retry_conflicts(lambda: end(following))
+        yield
+        undo.pop_all()
 
 
 def keep_evidence(store: Store, file: DataFile) -> None:

@@ -8,7 +8,6 @@ Each answer also says for which publication it was fetched, so that the publicat
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ohlcv_pipeline.frames import TIMESTAMP
 from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError
+from ohlcv_pipeline.lake.durable import place
 
 _ROW_GROUP = 64
 PARTIAL_AGE = timedelta(days=1)
@@ -123,7 +123,6 @@ class RawStore:
         target = self.path / name
         if target.exists():
             return name
-        target.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pydict(
             {
                 "id": [o.id for o in objects],
@@ -138,25 +137,20 @@ class RawStore:
             },
             schema=_SCHEMA,
         )
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        # Arrow opens the file itself: writing to one of Python's would hold up every other thread at each piece.
-        # Dictionaries would hash every body to find none equal.
-        pq.write_table(
-            table,
-            partial,
-            compression="zstd",
-            compression_level=1,
-            row_group_size=_ROW_GROUP,
-            use_dictionary=False,
-        )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.rename(target)
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+
+        def write(partial: Path) -> None:
+            # Arrow opens the file itself: writing to one of Python's would hold up every other thread at each piece.
+            # Dictionaries would hash every body to find none equal.
+            pq.write_table(
+                table,
+                partial,
+                compression="zstd",
+                compression_level=1,
+                row_group_size=_ROW_GROUP,
+                use_dictionary=False,
+            )
+
+        place(target, write)
         return name
 
     def read(self, pack: str, object_id: str) -> RawObject:

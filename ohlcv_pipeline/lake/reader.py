@@ -5,7 +5,8 @@ A read never sees half a publication. What the values mean (roll-ups, coverage) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,17 +46,21 @@ class Reader:
         self, sql: str, parameters: Sequence[object] = (), views: Mapping[str, pa.Table] | None = None
     ) -> pa.Table:
         """Return what a SELECT over `lake.…` and the named `views` gives, from one snapshot. Raises LakeError."""
-        if not self.catalog.exists:
-            raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
-        connection = self.catalog.cursor()
-        try:
+        with self._connection() as connection:
             for name, view in (views or {}).items():
                 connection.register(name, view)
             return _in_utc(retry_conflicts(lambda: connection.execute(sql, parameters).to_arrow_table()))
-        except duckdb.Error as error:
-            raise LakeError(f"the lake cannot be read: {error}") from error
-        finally:
-            connection.close()
+
+    @contextmanager
+    def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Lend a connection. Raises LakeError where there is no lake, and for what DuckDB raises in the block."""
+        if not self.catalog.exists:
+            raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
+        with closing(self.catalog.cursor()) as connection:
+            try:
+                yield connection
+            except duckdb.Error as error:
+                raise LakeError(f"the lake cannot be read: {error}") from error
 
     def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
         """Return one symbol's bars of `BAR_SCHEMA` with start <= `bucket_start` < end, sorted."""
@@ -92,19 +97,16 @@ class Reader:
 
     def _files(self) -> Sequence[DataFile]:
         """Return the lake's files; the catalog is asked for them once a snapshot, for a snapshot never changes."""
-        if not self.catalog.exists:
-            raise LakeError(f"there is no lake at {self.catalog.catalog}; `ohlcv backfill` makes one")
-        connection = self.catalog.cursor()
-        try:
+        with self._connection() as connection:
             snapshot = newest_snapshot(connection)
             if self._plan[0] != snapshot:
                 # The files may already be those of a newer snapshot; the next call then asks for them once more.
                 self._plan = snapshot, retry_conflicts(lambda: data_files(connection))
             return self._plan[1]
-        except duckdb.Error as error:
-            raise LakeError(f"the lake cannot be read: {error}") from error
-        finally:
-            connection.close()
+
+    def _paths(self) -> set[str]:
+        """Return the paths of all files that the lake consists of now, marks of deletion among them."""
+        return {path for file in self._files() for path in (file.path, file.marks) if path is not None}
 
     def buckets(self, market: str, interval: Interval, cells: pa.Table) -> pa.Table:
         """Return `symbol` and `bucket_start` of what is stored of some cells, sorted.
@@ -214,15 +216,14 @@ class Reader:
 
     def seals(self) -> list[tuple[str, int, str]]:
         """Return path, size and SHA-256 of every sealed file that the lake consists of now."""
-        current = {path for file in self._files() for path in (file.path, file.marks)}
+        current = self._paths()
         rows = self.query("SELECT DISTINCT path, bytes, sha256 FROM lake.file_seals").to_pylist()
         return [(row["path"], row["bytes"], row["sha256"]) for row in rows if row["path"] in current]
 
     def unsealed(self) -> list[str]:
         """Return the paths on this machine of the files that have no seal."""
         sealed = {path for path, _, _ in self.seals()}
-        current = {path for file in self._files() for path in (file.path, file.marks) if path is not None}
-        return sorted(path for path in current - sealed if "://" not in path)
+        return sorted(path for path in self._paths() - sealed if "://" not in path)
 
     def manifest(
         self,

@@ -249,9 +249,10 @@ class Writer:
 
     def _unsealed(self, connection: duckdb.DuckDBPyConnection) -> dict[str, bool]:
         """Return the files of this machine without a seal, and whether each holds bars."""
-        files = {file.path: file.holds_bars for file in data_files(connection)}
-        files |= {file.marks: False for file in data_files(connection) if file.marks is not None}
-        return {path: bars for path, bars in files.items() if path not in self._sealed and "://" not in path}
+        files = data_files(connection)
+        holds_bars = {file.path: file.holds_bars for file in files}
+        holds_bars |= {file.marks: False for file in files if file.marks is not None}
+        return {path: bars for path, bars in holds_bars.items() if path not in self._sealed and "://" not in path}
 
     @property
     def copies(self) -> Copies:
