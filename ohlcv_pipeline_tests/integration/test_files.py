@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ohlcv_pipeline import markets
 from ohlcv_pipeline.bars.inspection import CHECKS
+from ohlcv_pipeline.bars.rebuild import rebuild
 from ohlcv_pipeline.bars.report import report
 from ohlcv_pipeline.cli.doctor import _vendors
 from ohlcv_pipeline.frames import Micros, floats
@@ -89,6 +91,15 @@ def test_minutes_of_a_folder_are_in_the_lake_and_their_hole_is_a_gap(acme: Insta
     for each in kept:
         assert acme.platform.store.raw.read(each["pack"], each["id"]).body == (folder / each["url"]).read_bytes()
         assert each["id"] in cells[Path(each["url"]).stem]["raw_ids"]
+
+
+def test_kept_files_are_read_again_without_the_folder(acme: Installation, folder: Path) -> None:
+    keys = ["2025-11-26", "2025-11-28"]
+    assert acme.materialise(*keys, table="my_shares/ohlcv_minute").success
+    shutil.rmtree(folder)
+    instruments = acme.platform.instruments(acme.market)
+    rebuilt = rebuild(acme.platform.store, acme.market, Interval.MINUTE, instruments, keys, AFTER_THANKSGIVING)
+    assert (rebuilt.proven, rebuilt.unproven) == (2, [])
 
 
 def test_a_month_of_days_is_all_there(acme: Installation) -> None:
