@@ -7,11 +7,11 @@ its cause from `inquiry` instead. Asking other vendors is `ask`; how it is shown
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -19,25 +19,20 @@ from ohlcv_pipeline.bars.causes import Cause, unexpected
 from ohlcv_pipeline.bars.checksum import partition_checksum
 from ohlcv_pipeline.bars.inquiry import FailuresSince, inquire
 from ohlcv_pipeline.bars.quarantine import Decision, row_of
+from ohlcv_pipeline.bars.replay import Replay
 from ohlcv_pipeline.frames import VALUE_COLUMNS
-from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.lake.tables import STORED_BARS, bars_table
-from ohlcv_pipeline.markets import DAY_US, Instrument, Interval, Market, from_us, span_us, to_us
-from ohlcv_pipeline.vendors.base import Adapter, Answer, Fetch, Page, Request
-from ohlcv_pipeline.vendors.binance_archive import month_bounds, parse_checksum
+from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, span_us, to_us
+from ohlcv_pipeline.vendors.base import Adapter, Answer, Page
+from ohlcv_pipeline.vendors.binance_archive import parse_checksum
 from ohlcv_pipeline.vendors.errors import VendorError
 from ohlcv_pipeline.vendors.failover import Source
 from ohlcv_pipeline.vendors.paging import require_ok
 
-T = TypeVar("T")
-
 NEIGHBOURS = 2
 FARTHEST_NEIGHBOUR = timedelta(days=14)
-CHAIN_SPAN = timedelta(hours=1)
-"""How long before the last answer of a fetch its first one may have come."""
-
 ASKED_PATIENCE_SECONDS = 20.0
 
 
@@ -98,7 +93,7 @@ def explain(
     return document | {
         "bar_checksum": partition_checksum(symbol, interval, pa.Table.from_pylist([bar], STORED_BARS)),
         "run": {"id": bar["run_id"], "cause": "released" if released else "fetched"},
-        "source": _source(store, market, interval, instrument, bar, adapters.get(bar["source_vendor"])),
+        "source": _source(store, market, interval, symbol, bar, adapters),
     }
 
 
@@ -176,142 +171,64 @@ def _source(
     store: Store,
     market: Market,
     interval: Interval,
-    instrument: Instrument,
+    symbol: str,
     bar: Mapping[str, Any],
-    adapter: Adapter | None,
+    adapters: Mapping[str, Adapter],
 ) -> dict[str, Any]:
     """Return where a bar came from: request, answer, parser; the answer is read again and held against the bar."""
+    vendor, bucket_us = bar["source_vendor"], to_us(bar["bucket_start"])
     source: dict[str, Any] = {
-        "vendor": bar["source_vendor"],
-        "parser_version": None if adapter is None else adapter.version,
+        "vendor": vendor,
+        "parser_version": adapters[vendor].version if vendor in adapters else None,
         "request": None,
         "raw": None,
         "vendor_checksum": None,
         "reread": "the answer is kept no longer",
     }
-    spelling = instrument.vendor_symbols.get(bar["source_vendor"])
-    # Answers may have come in the same microsecond: the one that holds the bar is meant.
-    for chain in _chains(store.reader, bar):
-        read = _read(store, instrument.symbol, spelling, interval, bar, adapter, chain)
-        if source["raw"] is None or read["reread"] != _NOT_IN_IT:
-            source |= read
-        if read["reread"] == "equal":
-            break
-    return source
-
-
-_NOT_IN_IT = "the answer does not hold the bar"
-
-
-def _read(
-    store: Store,
-    symbol: str,
-    spelling: str | None,
-    interval: Interval,
-    bar: Mapping[str, Any],
-    adapter: Adapter | None,
-    chain: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Read the answers of one fetch again; return its request, its answer, and how it compares with the bar."""
-    link = _link(chain[-1])
-    try:
-        answers = [_answer(store, row) for row in chain]
-    except LakeError as error:
-        return {**link, "reread": str(error)}
-    link["vendor_checksum"] = _vendor_checksum(answers)
-    if adapter is None or spelling is None:
-        return {**link, "reread": "no parser of this release reads it"}
-    bucket_us = to_us(bar["bucket_start"])
-    fetch = _fetch_of(adapter, symbol, spelling, interval, bucket_us, answers[-1])
-    if fetch is None:
-        return {**link, "reread": "no request of this release asks for it"}
-    try:
-        page = asyncio.run(adapter.fetch(fetch, _Kept(answers)))
-    except (VendorError, LakeError) as error:
-        return {**link, "reread": str(error)}
-    said = _values(page, bucket_us)
-    if not said:
-        return {**link, "reread": _NOT_IN_IT}
-    if len(page.answered) == len(chain):
-        holder = next(i for i, part in enumerate(page.answered) if bucket_us in part)
-        link |= _link(chain[holder])
-    stored = [bar[name] for name in VALUE_COLUMNS]
-    return {**link, "reread": "equal" if stored in said else f"the answer says {said}"}
-
-
-def _link(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "request": {name: row[name] for name in ("url", "status", "fetched_at", "bytes")},
-        "raw": {"id": row["id"], "pack": row["pack"]},
-    }
-
-
-def _chains(reader: Reader, bar: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """Return the fetches whose last answer came when the bar says, each with its answers, oldest first."""
-    rows = reader.query(
-        "SELECT DISTINCT id, pack, url, status, bytes, fetched_at FROM lake.raw_objects WHERE vendor = ?"
-        " AND fetched_at <= ? AND fetched_at >= ? ORDER BY fetched_at, url",
-        [bar["source_vendor"], bar["fetched_at"], bar["fetched_at"] - CHAIN_SPAN],
+    kept = store.reader.query(
+        "SELECT DISTINCT id, pack, url, status, bytes, fetched_at FROM lake.raw_objects"
+        " WHERE vendor = ? AND fetched_at = ? ORDER BY url, pack",
+        [vendor, bar["fetched_at"]],
     ).to_pylist()
-    chains = []
-    for last in (row for row in rows if row["fetched_at"] == bar["fetched_at"]):
-        newest = {row["url"]: row for row in rows if _asks_the_same(row["url"], last["url"])} | {last["url"]: last}
-        chains.append(sorted(newest.values(), key=lambda row: (row["fetched_at"], row["url"] == last["url"])))
-    return chains
+    if not kept:
+        return source
+    packs = {row["id"]: row["pack"] for row in kept}
+    replay = Replay.of(market, interval, store.raw, adapters)
+    parts, lost = replay.publications(sorted(set(packs.values())), [symbol], bucket_us, bucket_us + 1)
+    stored = [bar[name] for name in VALUE_COLUMNS]
+    # Answers to the same request may have come in the same microsecond: the one that says what is stored is meant.
+    page = max(
+        (page for part in parts for page in part.pages if page.answers[-1].received_at == bar["fetched_at"]),
+        key=lambda each: stored in _values(each, bucket_us),
+        default=None,
+    )
+    if page is None:
+        why = lost[0] if lost else "the kept answer does not say what it was asked for"
+        return source | _link(**kept[0]) | {"reread": why}
+    said, pack = _values(page, bucket_us), packs[page.answers[-1].id]
+    holder = page.answers[-1]
+    if len(page.answered) == len(page.answers):
+        held = zip(page.answers, page.answered, strict=True)
+        holder = next((answer for answer, buckets in held if bucket_us in buckets), holder)
+    reread = "equal" if stored in said else f"the answer says {said}" if said else "the answer does not hold the bar"
+    link = _link(holder.id, pack, holder.url, holder.status, len(holder.body), holder.received_at)
+    return source | link | {"vendor_checksum": _vendor_checksum(page.answers), "reread": reread}
 
 
-def _asks_the_same(url: str, of: str) -> bool:
-    """Return whether two requests belong to one fetch: pages of one query, or a file and its checksum."""
-
-    def stripped(text: str) -> tuple[str, list[tuple[str, str]]]:
-        parts = urlsplit(text)
-        query = [item for item in parse_qsl(parts.query) if item[0] != "page_token"]
-        return parts.path.removesuffix(".CHECKSUM"), query
-
-    return stripped(url) == stripped(of)
-
-
-def _answer(store: Store, row: Mapping[str, Any]) -> Answer:
-    kept = store.raw.read(row["pack"], row["id"])
-    parts = urlsplit(row["url"])
-    request = Request(kept.vendor, parts.path, dict(parse_qsl(parts.query)))
-    return Answer(request, row["url"], row["status"], dict(kept.headers), kept.body, row["fetched_at"])
-
-
-def _fetch_of(
-    adapter: Adapter, symbol: str, spelling: str, interval: Interval, bucket_us: int, last: Answer
-) -> Fetch | None:
-    """Return a fetch of the bucket that would bring such an answer: of itself, its UTC day, or its month as a file."""
-    day = bucket_us - bucket_us % DAY_US
-    for start, end in ((bucket_us, bucket_us + interval.step_us), (day, day + DAY_US), month_bounds(bucket_us)):
-        for fetch in adapter.plan(symbol, spelling, interval, start, end):
-            if last.request.path.endswith(fetch.requests[-1].path):
-                return fetch
-    return None
-
-
-class _Kept:
-    """A transport that answers from what is kept: each request gets the oldest answer to its path that is left."""
-
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        self._left = list(answers)
-
-    async def get(self, request: Request, decode: Callable[[Answer], T]) -> tuple[T, Answer]:
-        """Return what `decode` makes of the kept answer. Raises LakeError when there is none left."""
-        for answer in self._left:
-            if answer.request.path.endswith(request.path):
-                self._left.remove(answer)
-                return decode(answer), answer
-        raise LakeError(f"no answer of {request.vendor} to {request.path} is kept")
+def _link(id: str, pack: str, url: str, status: int, bytes: int, fetched_at: datetime) -> dict[str, Any]:
+    return {
+        "request": {"url": url, "status": status, "fetched_at": fetched_at, "bytes": bytes},
+        "raw": {"id": id, "pack": pack},
+    }
 
 
 def _vendor_checksum(answers: Sequence[Answer]) -> dict[str, Any] | None:
     """Return the checksum that the vendor published of its file, and whether the kept file has it."""
     *_, last = answers
     for answer in answers:
-        if answer.request.path.endswith(".CHECKSUM"):
+        if urlsplit(answer.url).path.endswith(".CHECKSUM"):
             require_ok(answer)
-            value = parse_checksum(answer.body, last.request.path.rpartition("/")[2], answer.url)
+            value = parse_checksum(answer.body, urlsplit(last.url).path.rpartition("/")[2], answer.url)
             return {"algorithm": "sha256", "value": value, "url": answer.url, "matches": value == last.id}
     return None
 

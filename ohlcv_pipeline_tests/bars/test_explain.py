@@ -6,11 +6,13 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from ohlcv_pipeline.bars.checksum import partition_checksum
 from ohlcv_pipeline.bars.explain import ask, explain
 from ohlcv_pipeline.lake.store import Store
+from ohlcv_pipeline.vendors.base import BarColumns, Fetch, Page, Request
 from ohlcv_pipeline_tests.bars.vendor import (
     BTC,
     CRYPTO,
@@ -22,6 +24,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     change,
     fill,
     listed,
+    read_rows,
     refuse,
     series,
     step,
@@ -96,6 +99,70 @@ def test_an_answer_that_is_kept_no_longer_leaves_the_rest_of_the_chain(store: St
     assert (document["source"]["raw"], document["source"]["reread"]) == (None, "the answer is kept no longer")
     assert document["bar"] is not None
     assert document["manifest"]["raw_ids"]
+
+
+class Paged(Vendor):
+    """A vendor that gives what it is asked for in two answers, the later a second after the other."""
+
+    async def fetch(self, fetch: Fetch, transport: Any) -> Page:
+        (request,) = fetch.requests
+        start, end = fetch.start_us, fetch.end_us
+        middle = (start + end) // 2 // MINUTE.step_us * MINUTE.step_us
+        parts, answers = [], []
+        for edges in ((start, middle), (middle, end)):
+            self.received_at += timedelta(seconds=1)
+            asked = Request(self.name, request.path, dict(zip(("start", "end"), edges, strict=True)))
+            (bars, _), answer = await transport.get(asked, read_rows)
+            parts.append(bars)
+            answers.append(answer)
+        return Page(fetch, BarColumns.concat(parts), (), tuple(answers), seams=(middle,))
+
+
+@pytest.mark.parametrize("minute", ["10:31", "14:29"])
+def test_of_a_fetch_in_several_answers_the_one_that_holds_the_bar_is_named(store: Store, minute: str) -> None:
+    vendor = Paged()
+    fill(store, [PARTITION], [vendor], NOW)
+    bucket = us(f"{PARTITION} {minute}")
+    document = explained(store, vendor, bucket)
+    source, url = document["source"], document["source"]["request"]["url"]
+    assert source["reread"] == "equal"
+    assert int(url.split("start=")[1].split("&")[0]) <= bucket < int(url.split("end=")[1])
+    kept = store.raw.read(source["raw"]["pack"], source["raw"]["id"])
+    assert (kept.url, kept.fetched_at, len(kept.body)) == tuple(
+        source["request"][n] for n in ("url", "fetched_at", "bytes")
+    )
+
+
+class Twice(Vendor):
+    """A vendor that is asked for everything twice, a second apart."""
+
+    def plan(self, *asked: Any) -> list[Fetch]:
+        return [fetch for _ in range(2) for fetch in super(Twice, self).plan(*asked)]
+
+    async def get(self, request: Request, decode: Any) -> Any:
+        self.received_at += timedelta(seconds=1)
+        return await super().get(request, decode)
+
+
+def test_of_several_answers_to_one_request_the_one_that_the_bar_was_read_from_is_named(store: Store) -> None:
+    vendor = Twice()
+    fill(store, [PARTITION], [vendor], NOW)
+    document = explained(store, vendor)
+    assert document["source"]["request"]["fetched_at"] == document["bar"]["fetched_at"]
+    second = Vendor(edit=louder, received_at=document["bar"]["fetched_at"])
+    fill(store, [PARTITION], [second], LATER, force=True, run_id="corrected")
+    assert explained(store, second)["source"]["reread"] == "equal"
+
+
+def test_an_answer_of_the_first_release_is_named_and_not_read_again(store: Store) -> None:
+    vendor = Vendor()
+    fill(store, [PARTITION], [vendor], NOW)
+    for pack in {*store.reader.query("SELECT pack FROM lake.raw_objects")["pack"].to_pylist()}:
+        path = store.raw.path / pack
+        pq.write_table(pq.read_table(path).drop_columns("asked"), path)
+    source = explained(store, vendor)["source"]
+    assert source["reread"] == "the kept answer does not say what it was asked for"
+    assert store.raw.read(source["raw"]["pack"], source["raw"]["id"]).url == source["request"]["url"]
 
 
 @pytest.mark.parametrize(
