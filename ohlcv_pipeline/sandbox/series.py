@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from ohlcv_pipeline.sandbox.messages import DAY, MINUTE
 Ints = Micros
 Floats = npt.NDArray[np.float64]
 Noise = npt.NDArray[np.uint16]
+Block = TypeVar("Block")
 
 OPEN, HIGH, LOW, CLOSE, VOLUME, COUNT, QUOTE, TAKER, TAKER_QUOTE = range(9)
 """Rows of a block: four prices in ticks, volume in 1e-8 coins, trades, turnover in 1e-8 of the quote
@@ -74,21 +76,47 @@ def raw(size: int, *key: object) -> Noise:
     return (quarters >> np.uint16(4)).reshape(size, 4)
 
 
+class Blocks(Generic[Block]):
+    """The blocks that were asked for last, by venue, symbol and number; the others are made again."""
+
+    def __init__(self, make: Callable[[str, str, int], Block], most: int) -> None:
+        self._make, self._most = make, most
+        self._held: OrderedDict[tuple[str, str, int], Block] = OrderedDict()
+
+    def __call__(self, venue: str, symbol: str, index: int) -> Block:
+        """Return a block, and hold it."""
+        key = (venue, symbol, index)
+        block = self._held[key] = self.glimpse(*key)
+        self._held.move_to_end(key)
+        if len(self._held) > self._most:
+            self._held.popitem(last=False)
+        return block
+
+    def glimpse(self, venue: str, symbol: str, index: int) -> Block:
+        """Return a block without holding it: years of days would push out the minutes that are asked page by page."""
+        held = self._held.get((venue, symbol, index))
+        return self._make(venue, symbol, index) if held is None else held
+
+    def clear(self) -> None:
+        """Forget all blocks."""
+        self._held.clear()
+
+
 class Series:
     """All bars of all venues for one seed, with bounded caches."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._rewrite: Rewrite | None = None
-        self._blocks: OrderedDict[tuple[str, str, int], Ints] = OrderedDict()
-        self._days: OrderedDict[tuple[str, str, int], Ints] = OrderedDict()
+        self._minutes = Blocks(self._make_block, CACHED_BLOCKS)
+        self._rollup = lru_cache(maxsize=CACHED_DAYS)(self._make_rollup)
         self._walk = lru_cache(maxsize=256)(self._make_walk)
 
     def rewrite(self, rule: Rewrite | None) -> None:
         """Apply a rule of corrections to every minute from now on, and so to the days made of them."""
         self._rewrite = rule
-        self._blocks.clear()
-        self._days.clear()
+        self._minutes.clear()
+        self._rollup.cache_clear()
 
     def bars(self, venue: str, symbol: str, step: int, start: int, end: int, now: float) -> Bars:
         """Return the bars of the buckets in [start, end) that have begun at `now`, the last one running.
@@ -128,28 +156,8 @@ class Series:
         today = self._slice(venue, symbol, MINUTE, int(now // DAY) * 1440, minute)
         return _roll_up(np.concatenate([today, bar[:, None]], axis=1)[:, None, :])[:, 0]
 
-    def _minutes(self, venue: str, symbol: str, index: int) -> Ints:
-        key = (venue, symbol, index)
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._blocks[key] = self._make_block(venue, symbol, index)
-            if len(self._blocks) > CACHED_BLOCKS:
-                self._blocks.popitem(last=False)
-        else:
-            self._blocks.move_to_end(key)
-        return block
-
-    def _rollup(self, venue: str, symbol: str, index: int) -> Ints:
-        key = (venue, symbol, index)
-        days = self._days.get(key)
-        if days is None:
-            minutes = self._blocks.get(key)
-            if minutes is None:
-                minutes = self._make_block(venue, symbol, index)
-            days = self._days[key] = _roll_up(minutes.reshape(9, BLOCK_DAYS, 1440))
-            if len(self._days) > CACHED_DAYS:
-                self._days.popitem(last=False)
-        return days
+    def _make_rollup(self, venue: str, symbol: str, index: int) -> Ints:
+        return _roll_up(self._minutes.glimpse(venue, symbol, index).reshape(9, BLOCK_DAYS, 1440))
 
     def _make_walk(self, symbol: str) -> tuple[Floats, Floats]:
         """Return log price at each midnight from the block of FIRST_DAY on, and each day's volatility.

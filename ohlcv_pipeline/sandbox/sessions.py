@@ -6,7 +6,6 @@ and dividends are `shares`'; the same for coins, which never close, is `series`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from ohlcv_pipeline.sandbox.listing import OUTAGE_MINUTES, stable_hash
 from ohlcv_pipeline.sandbox.messages import DAY, MINUTE
 from ohlcv_pipeline.sandbox.series import (
+    CACHED_DAYS,
     CLOSE,
     COUNT,
     HALF,
@@ -27,6 +27,7 @@ from ohlcv_pipeline.sandbox.series import (
     QUOTE,
     VOLUME,
     Bars,
+    Blocks,
     Floats,
     Ints,
     Rewrite,
@@ -77,15 +78,15 @@ class Tape:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._rewrite: Rewrite | None = None
-        self._blocks: OrderedDict[tuple[str, str, int], _Block] = OrderedDict()
-        self._days: dict[tuple[str, str, int], Ints] = {}
+        self._block = Blocks(self._make_block, CACHED_BLOCKS)
+        self._rollup = lru_cache(maxsize=CACHED_DAYS)(self._make_rollup)
         self._walk = lru_cache(maxsize=256)(self._make_walk)
 
     def rewrite(self, rule: Rewrite | None) -> None:
         """Apply a rule of corrections to every minute from now on, and so to the days made of them."""
         self._rewrite = rule
-        self._blocks.clear()
-        self._days.clear()
+        self._block.clear()
+        self._rollup.cache_clear()
 
     def bars(self, venue: str, symbol: str, step: int, start: int, end: int, now: float) -> Bars:
         """Return the bars in session of the buckets in [start, end) that have begun at `now`.
@@ -148,26 +149,10 @@ class Tape:
         present = cells[OPEN] > 0
         return Bars(table.labels[first:last][present], cells[:, present], DECIMALS)
 
-    def _block(self, venue: str, symbol: str, index: int) -> _Block:
-        key = (venue, symbol, index)
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._blocks[key] = self._make_block(venue, symbol, index)
-            if len(self._blocks) > CACHED_BLOCKS:
-                self._blocks.popitem(last=False)
-        else:
-            self._blocks.move_to_end(key)
-        return block
-
-    def _rollup(self, venue: str, symbol: str, index: int) -> Ints:
-        key = (venue, symbol, index)
-        days = self._days.get(key)
-        if days is None:
-            # Not through the cache: years of days would push out the minutes that are asked page by page.
-            block = self._blocks.get(key) or self._make_block(venue, symbol, index)
-            time, cells = block.time[block.regular], block.cells[:, block.regular]
-            days = self._days[key] = self._roll_up(symbol, index * BLOCK_SESSIONS, time, cells)
-        return days
+    def _make_rollup(self, venue: str, symbol: str, index: int) -> Ints:
+        block = self._block.glimpse(venue, symbol, index)
+        time, cells = block.time[block.regular], block.cells[:, block.regular]
+        return self._roll_up(symbol, index * BLOCK_SESSIONS, time, cells)
 
     def _roll_up(self, symbol: str, first: int, time: Ints, cells: Ints) -> Ints:
         """Return the days of minutes in session, (7, days), from the session of number `first` on."""
