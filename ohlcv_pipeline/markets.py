@@ -89,6 +89,8 @@ class Calendar:
     def session_index(self, day: date) -> int:
         """Return the position of a session date. Raises ValueError when the date is not a session."""
         label = _date_us(day)
+        if label > self.labels[-1]:
+            raise ValueError(f"{day} is later than calendar {self.name} reaches, {_us_date(self.labels[-1])}")
         i = int(np.searchsorted(self.labels, label))
         if i == len(self.labels) or self.labels[i] != label:
             raise ValueError(f"{day} is not a session of calendar {self.name}")
@@ -233,8 +235,14 @@ class Market:
         """Return the buckets in [start, end) that must exist at `now`.
 
         They follow the calendar, begin at the instrument's listing, end before its delisting, and are
-        closed for at least the market's publish delay.
+        closed for at least the market's publish delay. Raises ValueError when `now` is later than the calendar
+        reaches: nothing would be expected any more, and nothing missed.
         """
+        if now_us > self.calendar.closes[-1]:
+            raise ValueError(
+                f"calendar {self.calendar_name} was loaded up to {_us_date(self.calendar.labels[-1])}, and it is"
+                f" {_us_date(now_us)}; start the process again"
+            )
         if instrument.listing_start is not None:
             start_us = max(start_us, to_us(instrument.listing_start))
         if instrument.delisted_at is not None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohlcv_pipeline.markets import MARKETS, MINUTE_US, Interval, Market, calendar, from_us, market, to_us
+from ohlcv_pipeline.markets import DAY_US, MARKETS, MINUTE_US, Interval, Market, calendar, from_us, market, to_us
 from ohlcv_pipeline_tests.bars.vendor import AAPL, BTC, CRYPTO, DAY, MINUTE, NEW_YORK, listed, us, utc
 
 FIXTURES = Path(os.environ.get("OHLCV_FIXTURES", Path(__file__).parents[1] / ".." / "shared" / "fixtures"))
@@ -197,6 +197,18 @@ def test_an_empty_window_has_no_buckets_and_no_partitions() -> None:
 @pytest.mark.parametrize(("text", "interval"), [("1m", MINUTE), ("minute", MINUTE), ("1d", DAY), ("day", DAY)])
 def test_an_interval_may_be_written_in_two_ways(text: str, interval: Interval) -> None:
     assert Interval.parse(text) is interval
+
+
+@pytest.mark.parametrize("home", MARKETS.values(), ids=MARKETS)
+def test_a_process_that_has_outlived_its_calendar_is_told_so_and_misses_nothing_in_silence(home: Market) -> None:
+    last = home.calendar.closes[-1]
+    later = from_us(int(last) + 3 * DAY_US)
+    bounds = int(last) - 30 * DAY_US, to_us(later)
+    assert len(home.expected(Interval.DAY, home.instruments[0], *bounds, int(last)))
+    with pytest.raises(ValueError, match=f"{home.calendar_name} was loaded up to .* start the process again"):
+        home.expected(Interval.DAY, home.instruments[0], *bounds, to_us(later))
+    with pytest.raises(ValueError, match=f"later than calendar {home.calendar_name} reaches"):
+        home.partition_bounds(Interval.MINUTE, f"{later:%Y-%m-%d}")
 
 
 def test_unknown_names_are_refused_with_those_that_exist() -> None:
