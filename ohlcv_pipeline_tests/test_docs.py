@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from ohlcv_pipeline import markets
+from ohlcv_pipeline.bars.actions import NO_SESSIONS
 from ohlcv_pipeline.bars.causes import NO_GAP, Cause, Mark
 from ohlcv_pipeline.bars.schema import Reason
+from ohlcv_pipeline.bars.summary import EMPTY_ANSWER
 from ohlcv_pipeline.lake.tables import _SHARED, BAR_REVISIONS, STORED_BARS, sql_types
 from ohlcv_pipeline.sandbox.faults import DEFECTS, KINDS
 from ohlcv_pipeline.settings import KEY_VARIABLES, LIVE_URLS, Settings, VendorSettings
@@ -222,7 +224,7 @@ def test_lake_page_has_every_table_and_column() -> None:
 
 def test_lake_page_explains_every_code() -> None:
     text = (DOCS / "reference/lake.md").read_text()
-    for code in (*Mark, *Reason, *Code):
+    for code in (*Mark, *Reason, *Code, EMPTY_ANSWER, NO_SESSIONS):
         assert re.search(rf"^\| `{code}` \| \w", text, re.MULTILINE), code
 
 

@@ -22,6 +22,9 @@ from ohlcv_pipeline.vendors.base import Actions, ActionSource, Answer
 from ohlcv_pipeline.vendors.errors import VendorError
 from ohlcv_pipeline.vendors.failover import Source, together
 
+NO_SESSIONS = "no_sessions"
+"""The code of a symbol whose answer speaks of no session."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -43,7 +46,7 @@ class Gathered:
     @property
     def failed(self) -> dict[str, str]:
         """Symbol → code, for every symbol of which nothing was learnt."""
-        return {s: str(e.code) for s, e in self.failures.items()} | dict.fromkeys(self.silent, "no_sessions")
+        return {s: str(e.code) for s, e in self.failures.items()} | dict.fromkeys(self.silent, NO_SESSIONS)
 
 
 async def gather(market: Market, instruments: Sequence[Instrument], source: Source, now: datetime) -> Gathered:
