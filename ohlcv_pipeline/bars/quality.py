@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ohlcv_pipeline.bars.freshness import Freshness
+from ohlcv_pipeline.wording import many
 
 WORST = 20
 """How many offenders a verdict names; `total` counts them all."""
@@ -125,7 +126,8 @@ def schema_verdict(columns: Sequence[Mapping[str, Any]], of: Measured) -> Verdic
     return _verdict(
         "schema",
         f"{of.rows:,} bars have the columns and keep the rules",
-        f"{len(columns)} columns differ and {len(of.violations)} bars break a rule",
+        f"{many(len(columns), 'column differs', 'columns differ')} and"
+        f" {many(len(of.violations), 'bar breaks', 'bars break')} a rule",
         [*columns, *of.violations],
         {"rows": of.rows},
     )
@@ -145,7 +147,9 @@ def checksum_verdict(of: Measured) -> Verdict:
             " something changed the stored bars"
         )
     if of.unreadable:
-        bad.append(f"the bars of {len(of.unreadable)} partitions cannot be read: a stored file is damaged or gone")
+        bad.append(
+            f"the bars of {many(len(of.unreadable), 'partition')} cannot be read: a stored file is damaged or gone"
+        )
     return _verdict(
         "checksum",
         f"{of.cells:,} cells ({of.rows:,} bars) hash to their manifest",
@@ -160,7 +164,7 @@ def duplicates_verdict(of: Measured) -> Verdict:
     return _verdict(
         "duplicates",
         f"no bucket stands twice among {of.rows:,} bars",
-        f"{len(of.repeated)} buckets are stored more than once",
+        f"{many(len(of.repeated), 'bucket is', 'buckets are')} stored more than once",
         of.repeated,
         {"rows": of.rows},
     )
@@ -171,7 +175,7 @@ def gaps_verdict(of: Measured, coverage_error_pct: float) -> Verdict:
     return _verdict(
         "gaps",
         f"every one of {of.expected:,} expected bars is stored or known to be without trades",
-        f"{of.missing:,} of {of.expected:,} expected bars are missing in {len(of.holes)} gaps;"
+        f"{of.missing:,} of {of.expected:,} expected bars are missing in {many(len(of.holes), 'gap')};"
         f" lowest coverage {of.lowest_coverage} %",
         sorted(of.holes, key=lambda row: -row["missing"]),
         {"expected": of.expected, "missing": of.missing, "lowest_coverage_pct": of.lowest_coverage},

@@ -82,8 +82,3 @@ def duration(seconds: float) -> str:
 def instant(when: datetime) -> str:
     """Return an aware instant as ISO text in UTC, without a fraction of zero."""
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def many(count: int, one: str, more: str = "") -> str:
-    """Return a number with its noun: 1 gap, 2 gaps."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

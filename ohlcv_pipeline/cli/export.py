@@ -12,6 +12,7 @@ import typer
 from ohlcv_pipeline.cli import console, errors
 from ohlcv_pipeline.cli.errors import CliError, UsageError
 from ohlcv_pipeline.cli.options import load_settings, usage
+from ohlcv_pipeline.wording import many
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.bars.access import Bars
@@ -67,7 +68,7 @@ def export(
             _write(bars, written, file)
     except OSError as error:
         raise CliError(f"{output} cannot be written: {error.strerror}; choose another --output") from error
-    console.note(f"{console.many(len(bars), 'bar')} written to {output}.")
+    console.note(f"{many(len(bars), 'bar')} written to {output}.")
     return errors.SUCCESS
 
 

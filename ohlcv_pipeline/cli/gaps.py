@@ -22,6 +22,7 @@ from ohlcv_pipeline.cli.options import (
     open_platform,
     select,
 )
+from ohlcv_pipeline.wording import many
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.bars.inquiry import Absence
@@ -74,7 +75,7 @@ def gaps(
     elif rows:
         several = len({row["market"] for row in rows}) > 1
         console.table("Gaps", SHOWN, [_shown(row, several) for row in rows], {"missing", "attempts"})
-        console.out.print(f"{console.many(len(rows), 'gap')}, {console.many(lost, 'missing bar')}.")
+        console.out.print(f"{many(len(rows), 'gap')}, {many(lost, 'missing bar')}.")
     else:
         console.out.print("No gaps.")
     return errors.SUCCESS

@@ -23,6 +23,7 @@ from ohlcv_pipeline.cli.options import (
     tables,
     usage,
 )
+from ohlcv_pipeline.wording import many
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.bars.quarantine import Row
@@ -93,7 +94,7 @@ def show_all(
         console.table("Quarantine", columns, [_line(row) for row in found])
         counts = Counter(row["reason"] for row in found)
         told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-        console.out.print(f"{console.many(len(found), 'row')}: {told}.")
+        console.out.print(f"{many(len(found), 'row')}: {told}.")
     else:
         console.out.print("No row." if state == "all" else f"No {state} row.")
     return errors.SUCCESS
@@ -167,7 +168,7 @@ def release(
         names = ["open", "high", "low", "close", "volume"]
         lines = [["stored", *((before or {}).get(name) for name in names)], ["released", *(values[n] for n in names)]]
         console.table(one.title, ["", *names], lines, names)
-        console.out.print("Nothing was changed." if dry_run else f"{console.many(published, 'bar')} published.")
+        console.out.print("Nothing was changed." if dry_run else f"{many(published, 'bar')} published.")
     return errors.SUCCESS
 
 

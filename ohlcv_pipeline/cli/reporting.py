@@ -19,6 +19,7 @@ from ohlcv_pipeline.cli.options import Selected
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.markets import Interval, Market, from_us, to_us
 from ohlcv_pipeline.settings import Settings
+from ohlcv_pipeline.wording import many
 
 SHOWN_CHECKSUM = 12
 _PATIENCE_SECONDS = 3.0
@@ -145,11 +146,11 @@ def verdict_on(reports: Sequence[TableReport]) -> str:
     lost = missing_in(reports)
     if not expected:
         return "No bar is expected in this window."
-    late = f" {console.many(tail, 'minute')} of the last quarter of an hour may still come." if tail else ""
+    late = f" {many(tail, 'minute')} of the last quarter of an hour may still come." if tail else ""
     if not lost.total:
         return f"100 % of the {expected - tail:,} expected bars are stored.{late}"
     if lost.declared and not lost.elsewhere:
-        beside = f" and {console.many(lost.beside, 'minute')} beside it" if lost.beside else ""
+        beside = f" and {many(lost.beside, 'minute')} beside it" if lost.beside else ""
         return (
             f"100 % of the {expected - tail:,} expected bars but for the sandbox's declared outage"
             f" ({lost.declared:,} bars{beside}).{late}"
@@ -158,7 +159,7 @@ def verdict_on(reports: Sequence[TableReport]) -> str:
     declared = f", {lost.declared:,} of them the sandbox's declared outage" if lost.declared else ""
     return (
         f"{share:.2f} % of the {expected:,} expected bars are stored; {lost.total:,} are missing in"
-        f" {console.many(lost.gaps, 'gap')}{declared}. `ohlcv gaps` lists them.{late}"
+        f" {many(lost.gaps, 'gap')}{declared}. `ohlcv gaps` lists them.{late}"
     )
 
 

@@ -19,6 +19,7 @@ from ohlcv_pipeline.cli.options import (
     select,
     usage,
 )
+from ohlcv_pipeline.wording import many
 
 _VALUES = ("open", "high", "low", "close", "volume")
 COLUMNS = [
@@ -67,7 +68,7 @@ def revisions(
         console.write_csv(COLUMNS, rows)
     elif rows:
         console.table("Revisions", _SHOWN, [[_shown(row)[name] for name in _SHOWN] for row in rows])
-        console.out.print(f"{console.many(len(rows), 'revision')}.")
+        console.out.print(f"{many(len(rows), 'revision')}.")
     else:
         console.out.print("No bar was replaced.")
     return errors.SUCCESS

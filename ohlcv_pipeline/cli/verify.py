@@ -20,6 +20,7 @@ from ohlcv_pipeline.cli.options import (
     split,
     tables,
 )
+from ohlcv_pipeline.wording import many
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +160,7 @@ def _show(total: Verification, folder: str, clock: _Clock, as_json: bool) -> Non
     else:
         console.out.print("Everything that is stored is what was published.")
     if total.unsealed:
-        console.note(f"{len(total.unsealed)} files have no seal: a run is not done with them, or was killed.")
+        console.note(f"{many(len(total.unsealed), 'file has', 'files have')} no seal: a run goes on, or was killed.")
         console.note("`ohlcv verify --repair` seals them once their bars are proven.")
 
 

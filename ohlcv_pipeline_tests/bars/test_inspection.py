@@ -143,6 +143,7 @@ def test_a_bar_that_is_gone_turns_gaps_red(filled: Store) -> None:
     found = red(filled)
     assert set(found) == {"gaps"}
     assert (found["gaps"].severity, found["gaps"].numbers["missing"]) == ("WARN", 1)
+    assert "1 of 5,760 expected bars are missing in 1 gap; lowest coverage 99.93 %" in found["gaps"].summary
     (offender,) = found["gaps"].offenders
     assert (offender["symbol"], offender["first"], offender["coverage_pct"]) == ("BTC", "2025-11-20T10:00:00Z", 99.93)
 
