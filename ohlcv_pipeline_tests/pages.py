@@ -19,7 +19,6 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 VARIABLE = re.compile(r"^#?(OHLCV_\w+)=(.*)$", re.MULTILINE)
 COMMANDS = typer.main.get_command(app)
-IN_ONE_PROCESS = pytest.mark.xdist_group("docs")
 
 
 @dataclass(frozen=True)

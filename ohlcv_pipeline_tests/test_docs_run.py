@@ -25,7 +25,6 @@ from ohlcv_pipeline.vendors.base import Answer
 from ohlcv_pipeline_tests.exchange import running_exchange
 from ohlcv_pipeline_tests.pages import (
     DOCS,
-    IN_ONE_PROCESS,
     ROOT,
     blocks,
 )
@@ -59,7 +58,6 @@ def load_instead_of_install(sql: str) -> str:
     return sql
 
 
-@IN_ONE_PROCESS
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/read-bars.md", "docs/explanation/checksum.md"])
 def test_pages_about_reading_run(installation: Path, page: str) -> None:
     space: dict[str, Any] = {}
@@ -77,7 +75,6 @@ def test_pages_about_reading_run(installation: Path, page: str) -> None:
             connection.execute(sql)
 
 
-@IN_ONE_PROCESS
 def test_exports_of_the_page_run(installation: Path) -> None:
     lines = [line for block in blocks(DOCS / "how-to/read-bars.md", "bash") for line in block.text.splitlines()]
     assert len(lines) == 3
@@ -87,7 +84,6 @@ def test_exports_of_the_page_run(installation: Path) -> None:
     assert (installation / "btc.parquet").stat().st_size > 1_000
 
 
-@IN_ONE_PROCESS
 def test_recipe_add_a_symbol(installation: Path) -> None:
     (
         add,
