@@ -114,6 +114,8 @@ def cli(tmp_path: Path, exchange: Exchange) -> Cli:
 def filled(tmp_path_factory: pytest.TempPathFactory, exchange: Exchange) -> Cli:
     """A lake with one day of minutes and a month of days of two symbols. Tests only read it."""
     cli = Cli(tmp_path_factory.mktemp("filled"), exchange.url)
-    days = cli("backfill", "--interval", "day", "--symbols", "BTC,ETH", "--start", "2026-10-01", "--end", "2026-11-01")
+    days = cli.here(
+        "backfill", "--interval", "day", "--symbols", "BTC,ETH", "--start", "2026-10-01", "--end", "2026-11-01"
+    )
     assert days.code == 0, days.err
     return cli

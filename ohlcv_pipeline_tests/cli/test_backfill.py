@@ -68,7 +68,7 @@ def test_second_backfill_asks_no_vendor_and_starts_no_run(filled: Cli, minutes: 
 
 def test_force_fetches_everything_again_and_changes_nothing(filled: Cli, minutes: Any) -> None:
     requests = filled.requests()
-    ended = filled("backfill", *MINUTES, "--force", "--json")
+    ended = filled.here("backfill", *MINUTES, "--force", "--json")
     assert ended.code == 0
     assert filled.requests() > requests
     assert ended.json()["report"] == minutes["report"]
@@ -100,11 +100,11 @@ def test_dry_run_estimates_the_time_under_a_limit(cli: Cli) -> None:
 def test_all_symbols_failing_exits_1_and_some_exits_2(cli: Cli, faulty: Exchange) -> None:
     once = cli.using(OHLCV_VENDORS__COINBASE__ATTEMPTS="1", OHLCV_VENDORS__KRAKEN__ATTEMPTS="1")
     faulty.fault(kind="outage", vendor="coinbase", symbol="BTC")
-    some = once("backfill", *OLD_DAYS)
+    some = once.here("backfill", *OLD_DAYS)
     assert some.code == 2, some.err
     assert "BTC (vendor_unavailable) could not be accounted for" in some.err
     faulty.fault(kind="outage", vendor="coinbase", symbol="ETH")
-    every = once("backfill", *OLD_DAYS, "--force", "--json")
+    every = once.here("backfill", *OLD_DAYS, "--force", "--json")
     assert every.code == 1
     assert every.json()["runs"][0]["failed"] == {"BTC": "vendor_unavailable", "ETH": "vendor_unavailable"}
     assert "Traceback" not in some.err + every.err

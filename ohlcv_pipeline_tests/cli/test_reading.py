@@ -19,7 +19,7 @@ DAYS = ("--start", "2026-10-01", "--end", "2026-11-01")
 @pytest.fixture(scope="module")
 def stocked(filled: Cli) -> Cli:
     """The filled lake with a day of minutes of BTC."""
-    ended = filled("backfill", "--interval", "minute", "--symbols", "BTC", "--start", START, "--end", END)
+    ended = filled.here("backfill", "--interval", "minute", "--symbols", "BTC", "--start", START, "--end", END)
     assert ended.code == 0, ended.err
     return filled
 

@@ -10,10 +10,10 @@ from ohlcv_pipeline_tests.exchange import Exchange
 WINDOW = ("--symbols", "NVDA", "--start", "2026-10-01", "--end", "2026-11-01")
 
 
-@pytest.fixture
-def equities(cli: Cli) -> Cli:
-    """A month of days of one share."""
-    made = cli.using(OHLCV_MARKETS="us_equities")
+@pytest.fixture(scope="module")
+def equities(tmp_path_factory: pytest.TempPathFactory, exchange: Exchange) -> Cli:
+    """A month of days of one share. Tests only read it."""
+    made = Cli(tmp_path_factory.mktemp("equities"), exchange.url).using(OHLCV_MARKETS="us_equities")
     ended = made.here("backfill", "--interval", "day", *WINDOW)
     assert ended.code == 0, ended.err
     return made

@@ -36,7 +36,7 @@ def test_checks_ci_is_green_without_a_fault(cli: Cli) -> None:
     ],
 )
 def test_checks_ci_is_red_with_a_fault(cli: Cli, fault: str) -> None:
-    ended = cli("checks", "--ci", "--interval", "minute", "--fault", fault)
+    ended = cli("checks", "--ci", "--market", "crypto", "--interval", "minute", "--fault", fault)
     assert ended.code == 1, ended.out + ended.err
     assert "ERROR" in ended.out
     assert "Traceback" not in ended.err

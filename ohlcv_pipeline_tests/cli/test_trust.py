@@ -24,7 +24,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory, exchange: Exchange) -> Cli
         kind="duplicate", vendor="coinbase", symbol="BTC", identical=False, start=CONFLICT, end="2026-10-11T03:01:00Z"
     )
     try:
-        ended = cli("backfill", *WINDOW)
+        ended = cli.here("backfill", *WINDOW)
     finally:
         exchange.clear()
     assert ended.code == 0, ended.err

@@ -24,6 +24,8 @@ from ohlcv_pipeline_tests.integration.installation import RANGE, ROOT
 
 START_SECONDS = 90.0
 RUN_SECONDS = 300.0
+END_SECONDS = 5.0
+"""How long Dagster may take to end by itself: after runs it waits for servers that have ended long since."""
 NEVER_STALE = 1e9
 """Bars of June are behind, which is not what these tests are about."""
 
@@ -203,7 +205,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(20)
+        process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
