@@ -50,7 +50,7 @@ def explain(
     from ohlcv_pipeline.bars.explain import ask as ask_vendors
     from ohlcv_pipeline.bars.explain import explain as explain_bar
     from ohlcv_pipeline.ledger import outcomes
-    from ohlcv_pipeline.vendors.registry import adapter
+    from ohlcv_pipeline.vendors.registry import ADAPTERS
 
     with usage():
         at = instant_us(bucket)
@@ -60,8 +60,7 @@ def explain(
     def failures(since: datetime) -> list[outcomes.Trouble]:
         return outcomes.troubles(home.ledger, of.vendors, since)
 
-    adapters = {name: adapter(name, home.settings.vendor(name)) for name in of.vendors}
-    document = explain_bar(home.reading, of, each, instrument, home.instruments(of), at, now, adapters, failures)
+    document = explain_bar(home.reading, of, each, instrument, home.instruments(of), at, now, ADAPTERS, failures)
     if document["bar"] is not None:
         document["run"]["url"] = (
             f"{_dagster(home.settings)}/runs/{document['run']['id']}" if document["run"]["cause"] == "fetched" else None
