@@ -69,6 +69,8 @@ def accounts(reader: Reader, market: str, interval: Interval) -> Accounts:
 
 
 def heads(reader: Reader) -> Mapping[tuple[str, str], int]:
-    """Return how often each bars table was published to, by market and interval. Raises LakeError."""
+    """Return how often each bars table was published to, by market and interval; of no lake, nothing."""
+    if not reader.catalog.exists:
+        return {}
     rows = reader.query("SELECT market, interval, version FROM lake.heads").to_pylist()
     return {(row["market"], row["interval"]): row["version"] for row in rows}

@@ -22,21 +22,10 @@ from ohlcv_pipeline.ledger.models import (
     Symbol,
     VendorStatus,
 )
+from ohlcv_pipeline.markets import Instrument
 
 Series = tuple[str, str, str]
 """Market, symbol, interval."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An enabled symbol: how its vendors spell it, and since when bars are expected of it."""
-
-    market: str
-    symbol: str
-    vendors: frozenset[str]
-    enabled_at: datetime | None
-    listing_start: datetime | None
-    delisted_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -60,9 +49,9 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Standing:
-    """The ledger at one instant."""
+    """The ledger at one instant. `enabled` are the instruments with their markets, in order of both."""
 
-    listed: Sequence[Listed]
+    enabled: Sequence[tuple[str, Instrument]]
     alerts: Mapping[Series, Alert]
     open_gaps: Mapping[Series, int]
     vendors: Mapping[str, tuple[str, datetime]]
@@ -82,7 +71,7 @@ def standing(ledger: Ledger, window_starts: Mapping[tuple[str, str], datetime], 
     markets = {market for market, _ in window_starts}
     with ledger.read() as session:
         return Standing(
-            listed=_listed(session, markets),
+            enabled=_enabled(session, markets),
             alerts=_alerts(session, markets),
             open_gaps=_open_gaps(session, window_starts),
             vendors={row.vendor: (row.status, row.checked_at) for row in session.scalars(select(VendorStatus))},
@@ -100,15 +89,13 @@ def markets_of(ledger: Ledger, symbol: str) -> set[str]:
         return set(session.scalars(select(Symbol.market).where(Symbol.symbol == symbol)))
 
 
-def _listed(session: Session, markets: set[str]) -> list[Listed]:
+def _enabled(session: Session, markets: set[str]) -> list[tuple[str, Instrument]]:
     columns = (
-        Symbol.market, Symbol.symbol, Symbol.vendor_symbols, Symbol.enabled_at, Symbol.listing_start,
-        Symbol.delisted_at,
+        Symbol.market, Symbol.symbol, Symbol.name, Symbol.base, Symbol.quote, Symbol.vendor_symbols, Symbol.enabled,
+        Symbol.listing_start, Symbol.delisted_at, Symbol.enabled_at,
     )  # fmt: skip
     query = select(*columns).where(Symbol.enabled, Symbol.market.in_(markets)).order_by(Symbol.market, Symbol.symbol)
-    return [
-        Listed(market, symbol, frozenset(vendors), *times) for market, symbol, vendors, *times in session.execute(query)
-    ]
+    return [(market, Instrument(*values)) for market, *values in session.execute(query)]
 
 
 def _alerts(session: Session, markets: set[str]) -> dict[Series, Alert]:

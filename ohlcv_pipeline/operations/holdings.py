@@ -17,7 +17,7 @@ import pyarrow as pa
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.accounts import NEVER, Accounts
 from ohlcv_pipeline.lake.reader import Reader
-from ohlcv_pipeline.markets import Interval, Market, span_us, to_us
+from ohlcv_pipeline.markets import Instrument, Interval, Market, span_us, to_us
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,16 @@ class Held:
     last_inside: int | None
     present: int
     no_trades: int
-    checksum: str
+    checksum: str | None
+
+
+NOTHING = Held(None, None, None, 0, 0, None)
+"""What is held of a symbol of which nobody has accounted for anything."""
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What one table holds at one instant. `closed` are the buckets of the window that are due."""
+    """What one table holds at one instant. `due` are the buckets of the window that must be stored by then."""
 
     due: Micros
     held: Mapping[str, Held]
@@ -43,10 +47,11 @@ class Holdings:
         """Return what is held of a symbol, None when nobody has accounted for any of it."""
         return self.held.get(symbol)
 
-    def expected(self, listing_start: datetime | None, delisted_at: datetime | None) -> int:
-        """Return how many bars are due of a symbol that was listed, and delisted, at these instants."""
-        first = 0 if listing_start is None else int(np.searchsorted(self.due, to_us(listing_start)))
-        last = len(self.due) if delisted_at is None else int(np.searchsorted(self.due, to_us(delisted_at)))
+    def expected(self, instrument: Instrument) -> int:
+        """Return how many bars are due of an instrument."""
+        listed, gone = instrument.listing_start, instrument.delisted_at
+        first = 0 if listed is None else int(np.searchsorted(self.due, to_us(listed)))
+        last = len(self.due) if gone is None else int(np.searchsorted(self.due, to_us(gone)))
         return max(0, last - first)
 
 

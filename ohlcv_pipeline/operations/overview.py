@@ -12,20 +12,18 @@ from enum import StrEnum
 
 import numpy as np
 
-from ohlcv_pipeline.bars.freshness import Freshness, freshness
+from ohlcv_pipeline.bars.freshness import GRACE_MINUTES, Freshness, freshness
 from ohlcv_pipeline.bars.report import coverage_pct
-from ohlcv_pipeline.ledger.standing import Listed, Standing, Waiting
-from ohlcv_pipeline.markets import MINUTE_US, Interval, Market, from_us, to_us
-from ohlcv_pipeline.operations.holdings import Held, Holdings
+from ohlcv_pipeline.ledger.circumstances import VALID_FOR
+from ohlcv_pipeline.ledger.standing import Standing, Waiting
+from ohlcv_pipeline.markets import MINUTE_US, Instrument, Interval, Market, from_us, to_us
+from ohlcv_pipeline.operations.channels import channels
+from ohlcv_pipeline.operations.evaluation import STOPPED_AFTER
+from ohlcv_pipeline.operations.holdings import NOTHING, Holdings
+from ohlcv_pipeline.settings import Settings
 
-MONITOR = "freshness"
-"""The monitor whose evaluations the summary speaks of."""
-
-MONITOR_LIMIT = timedelta(minutes=20)
-VENDOR_LIMIT = timedelta(minutes=15)
 CHANNEL_LIMIT = timedelta(minutes=15)
-GRACE = timedelta(minutes=60)
-"""How long an enabled symbol may be without any bar before it is stale."""
+"""A message that waits for longer means that its channel fails."""
 
 
 class Status(StrEnum):
@@ -84,30 +82,29 @@ def overview(
     holdings: Mapping[tuple[str, Interval], Holdings],
     standing: Standing,
     now: datetime,
-    threshold_minutes: float,
-    channels: bool,
+    settings: Settings,
 ) -> Overview:
-    """Return the summary at `now`; `channels` tells whether any alert channel is configured."""
-    judge = _Judge(holdings, standing, now, threshold_minutes)
+    """Return the summary at `now`."""
+    judge = _Judge(holdings, standing, now, settings)
     of_market = {market.name: market for market in markets}
     evaluated = standing.evaluated_at
     return Overview(
         generated_at=now,
         last_evaluation_at=evaluated,
-        monitor_ok=evaluated is not None and now - evaluated <= MONITOR_LIMIT,
-        alert_channel=alert_channel(standing.waiting, now, channels),
+        monitor_ok=evaluated is not None and now - evaluated <= STOPPED_AFTER,
+        alert_channel=alert_channel(standing.waiting, now, bool(channels(settings))),
         assets=[
-            judge.row(of_market[listed.market], interval, listed)
-            for listed in standing.listed
+            judge.row(of_market[market], interval, instrument)
+            for market, instrument in standing.enabled
             for interval in (Interval.DAY, Interval.MINUTE)
         ],
     )
 
 
-def alert_channel(waiting: Waiting, now: datetime, channels: bool) -> AlertChannel:
-    """Return how the alert channels do, from what waits in the outbox."""
+def alert_channel(waiting: Waiting, now: datetime, configured: bool) -> AlertChannel:
+    """Return how the alert channels do, from what waits in the outbox and whether any is configured."""
     oldest = None if waiting.oldest is None else now - waiting.oldest
-    if not channels:
+    if not configured:
         status = "off"
     elif waiting.given_up or (oldest is not None and oldest > CHANNEL_LIMIT):
         status = "failing"
@@ -127,71 +124,64 @@ class _Judge:
         holdings: Mapping[tuple[str, Interval], Holdings],
         standing: Standing,
         now: datetime,
-        threshold_minutes: float,
+        settings: Settings,
     ) -> None:
-        self._holdings, self._standing = holdings, standing
-        self._now, self._now_us, self._threshold = now, to_us(now), threshold_minutes
+        self._holdings, self._standing, self._settings = holdings, standing, settings
+        self._now, self._now_us = now, to_us(now)
         self._lags: dict[tuple[str, Interval, int], Freshness] = {}
 
-    def row(self, market: Market, interval: Interval, listed: Listed) -> SeriesStatus:
+    def row(self, market: Market, interval: Interval, instrument: Instrument) -> SeriesStatus:
         holdings, ledger = self._holdings[market.name, interval], self._standing
-        held = holdings.of(listed.symbol)
-        series = (market.name, listed.symbol, str(interval))
+        held = holdings.of(instrument.symbol) or NOTHING
+        series = (market.name, instrument.symbol, str(interval))
         alert, gaps = ledger.alerts.get(series), ledger.open_gaps.get(series, 0)
-        if held is None or held.newest is None:
-            grace = listed.enabled_at is not None and self._now - listed.enabled_at <= GRACE
-            stale, behind = not grace, None
-            status = Status.STALE if stale else Status.GAP_DETECTED
-        else:
-            lag = self._lag(market, interval, held.newest)
-            stale, behind = lag.stale, self._behind(market, interval, held.newest, lag)
-            status = Status.STALE if stale else Status.GAP_DETECTED if gaps else Status.HEALTHY
+        due = holdings.expected(instrument)
+        lag = self._lag(market, interval, instrument, held.newest)
+        lacking = gaps > 0 or (held.newest is None and due > 0)
         return SeriesStatus(
-            asset=listed.symbol,
+            asset=instrument.symbol,
             market=market.name,
             interval=str(interval),
-            coverage_start=None if held is None else _time(held.first_inside),
-            coverage_end=None if held is None else _time(held.last_inside),
-            coverage_pct=_coverage(holdings, listed, held),
-            latest_timestamp=None if held is None else _time(held.newest),
-            freshness_minutes=behind,
-            status=status,
-            is_stale=stale,
+            coverage_start=_time(held.first_inside),
+            coverage_end=_time(held.last_inside),
+            coverage_pct=coverage_pct(min(held.present, due), due, held.no_trades),
+            latest_timestamp=_time(held.newest),
+            freshness_minutes=self._behind(market, interval, held.newest, lag),
+            status=Status.STALE if lag.stale else Status.GAP_DETECTED if lacking else Status.HEALTHY,
+            is_stale=lag.stale,
             open_gaps=gaps,
-            vendor_status=self._vendor(market, listed),
+            vendor_status=self._vendor(market, instrument),
             alert_status=None if alert is None else "cleared" if alert.state == "cleared" else "open",
             last_alerted_at=None if alert is None else alert.alerted_at,
             last_alert_lag_minutes=_rounded(None if alert is None else alert.alerted_lag_minutes),
             last_success_at=ledger.last_success.get(series),
-            last_checksum=None if held is None else held.checksum,
+            last_checksum=held.checksum,
         )
 
-    def _lag(self, market: Market, interval: Interval, newest: int) -> Freshness:
+    def _lag(self, market: Market, interval: Interval, instrument: Instrument, newest: int | None) -> Freshness:
+        threshold = self._settings.freshness_threshold(market.name, interval)
+        young = instrument.enabled_at is None or self._now - instrument.enabled_at <= timedelta(minutes=GRACE_MINUTES)
+        if newest is None or young:
+            return freshness(market, interval, instrument, newest, self._now_us, threshold)
         key = (market.name, interval, newest)
         if key not in self._lags:
-            anyone = market.instruments[0]
-            self._lags[key] = freshness(market, interval, anyone, newest, self._now_us, self._threshold)
+            self._lags[key] = freshness(market, interval, instrument, newest, self._now_us, threshold)
         return self._lags[key]
 
-    def _behind(self, market: Market, interval: Interval, newest: int, lag: Freshness) -> float | None:
+    def _behind(self, market: Market, interval: Interval, newest: int | None, lag: Freshness) -> float | None:
         """Return the minutes since the close of the newest bar: open ones for minutes, those of the clock for days."""
+        if newest is None:
+            return None
         if interval is Interval.MINUTE:
             return _rounded(lag.lag_minutes)
         close = int(market.bucket_closes(interval, np.array([newest]))[0])
         return _rounded(max(0.0, (self._now_us - close) / MINUTE_US))
 
-    def _vendor(self, market: Market, listed: Listed) -> str:
+    def _vendor(self, market: Market, instrument: Instrument) -> str:
         """Return how the first vendor of a symbol does; what is not known any more is not good news."""
-        name = next((vendor for vendor in market.vendors if vendor in listed.vendors), market.vendors[0])
+        name = next((vendor for vendor in market.vendors if vendor in instrument.vendor_symbols), "")
         status, checked_at = self._standing.vendors.get(name, ("degraded", self._now))
-        return status if self._now - checked_at <= VENDOR_LIMIT else "degraded"
-
-
-def _coverage(holdings: Holdings, listed: Listed, held: Held | None) -> float | None:
-    expected = holdings.expected(listed.listing_start, listed.delisted_at)
-    if held is None:
-        return 0.0 if expected else None
-    return coverage_pct(min(held.present, expected), expected, held.no_trades)
+        return status if self._now - checked_at <= VALID_FOR else "degraded"
 
 
 def _time(us: int | None) -> datetime | None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.ledger.errors import LedgerError
+from ohlcv_pipeline.operations.evaluation import deliver_due, watch
 from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service import problems, routes
@@ -34,6 +35,9 @@ READERS = 8
 
 SUMMARY_SECONDS = 1.0
 """How often is looked whether lake or ledger have changed."""
+
+WATCH_SECONDS, OUTBOX_SECONDS = 60.0, 5.0
+"""How often the monitor is watched, and how often the outbox is looked into: Dagster's sensors may be down."""
 
 
 class UnsafeSettingsError(Exception):
@@ -97,10 +101,9 @@ def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManag
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = READERS
-        chores = [Chore("the summary", SUMMARY_SECONDS, context.summary.refresh)]
-        for chore in chores:
-            await chore.once()
-        tasks = [asyncio.create_task(chore.forever()) for chore in chores]
+        summary, *others = _chores(context)
+        await summary.once()
+        tasks = [asyncio.create_task(chore.forever()) for chore in (summary, *others)]
         try:
             yield
         finally:
@@ -109,6 +112,15 @@ def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManag
             await asyncio.gather(*tasks, return_exceptions=True)
 
     return lifespan
+
+
+def _chores(context: Context) -> list[Chore]:
+    platform, clock = context.platform, context.clock
+    return [
+        Chore("the summary", SUMMARY_SECONDS, context.summary.refresh),
+        Chore("the watchdog", WATCH_SECONDS, lambda: watch(platform.ledger, platform.settings, clock())),
+        Chore("the outbox", OUTBOX_SECONDS, lambda: deliver_due(platform.ledger, platform.settings, clock())),
+    ]
 
 
 @dataclass
@@ -134,6 +146,8 @@ class Chore:
             if not self.failing:
                 log.warning("%s cannot be brought up to date: %s", self.name, error)
             self.failing = True
+        except Exception:  # noqa: BLE001 - a defect is logged, and must not end what is to run for ever
+            log.exception("%s has a defect", self.name)
         else:
             if self.failing:
                 log.info("%s is brought up to date again", self.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
 
@@ -13,10 +13,14 @@ from fastapi.security import APIKeyHeader
 
 from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.service.guard import RateLimit
 from ohlcv_pipeline.service.problems import UNAUTHORIZED, ProblemError
 from ohlcv_pipeline.service.snapshot import Summary
 
 Clock = Callable[[], datetime]
+
+TESTS_PER_MINUTE = 5
+"""So many test alerts may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Context:
     clock: Clock
     summary: Summary
     cells: CellCache
+    tests: RateLimit = field(default_factory=lambda: RateLimit(TESTS_PER_MINUTE))
 
 
 def context_of(request: Request) -> Context:

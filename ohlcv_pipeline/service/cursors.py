@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 
+from ohlcv_pipeline.markets import from_us, to_us
 from ohlcv_pipeline.service.problems import ProblemError, bad_field
 
 _VERSION = 1
 _LARGEST = 2**62
 
 
-def seal(position: Mapping[str, Any], *request: object) -> str:
-    """Return a cursor that holds a position (JSON values) in the answer to a request with these parameters."""
-    content = {"v": _VERSION, **position, "of": _digest(request)}
-    return base64.urlsafe_b64encode(orjson.dumps(content)).rstrip(b"=").decode()
+def seal(position: Mapping[str, int | datetime | UUID], *request: object) -> str:
+    """Return a cursor that holds a position in the answer to a request with these parameters."""
+    content = {name: to_us(value) if isinstance(value, datetime) else value for name, value in position.items()}
+    return (
+        base64.urlsafe_b64encode(orjson.dumps({"v": _VERSION, **content, "of": _digest(request)})).decode().rstrip("=")
+    )
 
 
 def unseal(cursor: str, names: Mapping[str, type], *request: object) -> dict[str, Any]:
-    """Return the position in a cursor: a value of its type for each name.
+    """Return the position in a cursor: for each name a value of its type, which is `int`, `datetime` or `UUID`.
 
     Raises ProblemError: `bad_cursor` for what never was one, `cursor_mismatch` for one of another request.
     """
     try:
         content = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, orjson.JSONDecodeError, ValueError):
-        content = None
-    if not isinstance(content, dict) or content.get("v") != _VERSION:
-        raise _bad_cursor()
-    if content.get("of") != _digest(request):
-        raise bad_field("cursor", "cursor_mismatch", "cursor belongs to a request with other parameters")
-    position = {name: content.get(name) for name in names}
-    for name, value in position.items():
-        if type(value) is not names[name] or (isinstance(value, int) and not -_LARGEST <= value <= _LARGEST):
+        if content["v"] != _VERSION:
             raise _bad_cursor()
-    return position
+        if content["of"] != _digest(request):
+            raise bad_field("cursor", "cursor_mismatch", "cursor belongs to a request with other parameters")
+        return {name: _READERS[kind](content[name]) for name, kind in names.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        raise _bad_cursor() from None
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not -_LARGEST <= value <= _LARGEST:
+        raise ValueError("no number of a cursor")
+    return value
+
+
+_READERS: Mapping[type, Callable[[Any], object]] = {
+    int: _whole,
+    datetime: lambda value: from_us(_whole(value)),
+    UUID: UUID,
+}
 
 
 def _bad_cursor() -> ProblemError:

@@ -15,8 +15,9 @@ from ohlcv_pipeline.lake.accounts import Accounts, accounts, heads
 from ohlcv_pipeline.lake.snapshots import NO_LAKE, newest_number
 from ohlcv_pipeline.ledger.standing import Standing, standing
 from ohlcv_pipeline.markets import Interval, Market, from_us
+from ohlcv_pipeline.operations.evaluation import FRESHNESS
 from ohlcv_pipeline.operations.holdings import Cut, Holdings, cut_cells, holdings
-from ohlcv_pipeline.operations.overview import MONITOR, Overview, SeriesStatus, overview
+from ohlcv_pipeline.operations.overview import Overview, SeriesStatus, overview
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service.parameters import one_home
 from ohlcv_pipeline.service.problems import not_found, unavailable
@@ -114,9 +115,8 @@ class Summary:
                 for market in platform.markets
                 for interval in Interval
             }
-            found: Standing = standing(platform.ledger, starts, MONITOR)
-            settings = platform.settings
-            made = overview(platform.markets, held, found, now, settings.freshness_threshold_minutes, channels=False)
+            found: Standing = standing(platform.ledger, starts, FRESHNESS)
+            made = overview(platform.markets, held, found, now, platform.settings)
             self._newest, self._marks = snapshot_of(made, platform.settings.markets), marks
             return True
 

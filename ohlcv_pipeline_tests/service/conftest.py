@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from ohlcv_pipeline.ledger import symbols
+from ohlcv_pipeline.ledger.database import open_ledger
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service.app import create_app
 from ohlcv_pipeline.service.context import Context
@@ -51,6 +54,10 @@ class Home:
         context: Context = self.app.state.context
         return context
 
+    def close(self) -> None:
+        self.platform.ledger.close()
+        self.platform.reading.catalog.close()
+
     def refresh(self) -> bool:
         return self.context.summary.refresh()
 
@@ -75,14 +82,17 @@ class Home:
         return list(answer.json()["assets"])
 
 
-def new_home(path: Path, **settings: Any) -> Home:
+def new_home(path: Path, enabled_at: datetime = NOW - timedelta(days=1), **settings: Any) -> Home:
+    """Make an installation whose symbols are enabled since an instant."""
     chosen = {"admin_token": TOKEN, "read_rate_per_minute": 0, "write_rate_per_minute": 0, **settings}
-    return Home(Platform(Settings(home=path, _env_file=None, **chosen)))
+    platform = Platform(Settings(home=path, _env_file=None, **chosen))
+    with closing(open_ledger(platform.settings.ledger)) as ledger:
+        symbols.seed(ledger, platform.markets, enabled_at)
+    return Home(platform)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     made = new_home(tmp_path)
     yield made
-    made.platform.ledger.close()
-    made.platform.store.catalog.close()
+    made.close()

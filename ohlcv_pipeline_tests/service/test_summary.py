@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ohlcv_pipeline.bars.report import report
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.bars.vendor import BTC, CRYPTO, Vendor, fill, us
-from ohlcv_pipeline_tests.service.conftest import NOW, Home
+from ohlcv_pipeline_tests.service.conftest import NOW, Home, new_home
 
 
-def test_a_new_installation_has_a_row_for_each_enabled_symbol_and_interval(home: Home) -> None:
+def test_a_new_installation_has_a_row_for_each_enabled_symbol_and_interval(tmp_path: Path) -> None:
+    home = new_home(tmp_path, enabled_at=NOW)
     rows = home.rows()
     assert len(rows) == 40
     keys = [(row["market"], row["asset"], row["interval"]) for row in rows]
     assert keys == sorted(keys)
     assert {row["status"] for row in rows} == {"gap_detected"}
     assert {row["coverage_pct"] for row in rows} == {0.0}
+    assert {row["freshness_minutes"] for row in rows} == {None}
+    home.clock.turn(minutes=60)
+    assert {row["status"] for row in home.rows()} == {"gap_detected"}
+    home.clock.turn(seconds=15)
+    assert {row["status"] for row in home.rows()} == {"stale"}
 
 
 def test_coverage_is_that_of_the_report(home: Home) -> None:
