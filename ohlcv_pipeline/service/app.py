@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from ohlcv_pipeline.operations.evaluation import deliver_due, watch
 from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.service import problems, routes
+from ohlcv_pipeline.service.board import Boards
 from ohlcv_pipeline.service.context import Clock, Context
 from ohlcv_pipeline.service.guard import Guard, RateLimit, log
 from ohlcv_pipeline.service.routing import StrictRoute, to_json
@@ -54,7 +56,7 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
     settings = platform.settings
     if settings.profile == "live" and not settings.admin_token.get_secret_value():
         raise UnsafeSettingsError("the live profile needs OHLCV_ADMIN_TOKEN, which operators send as X-Admin-Token")
-    context = Context(platform, clock, Summary(platform, clock), CellCache())
+    context = Context(platform, clock, Summary(platform, clock), CellCache(), Boards(platform, clock))
     app = FastAPI(
         title="ohlcv_pipeline",
         description="Status, lineage, ingestion and alerts of market data in which every bar is accounted for.",
@@ -71,7 +73,7 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
     for router in routes.routers(settings):
         app.include_router(router)
     _describe(app)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", _Static(directory=STATIC), name="static")
     app.add_middleware(
         Guard,
         reads=RateLimit(settings.read_rate_per_minute),
@@ -79,6 +81,15 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
         seconds=settings.request_seconds,
     )
     return app
+
+
+class _Static(StaticFiles):
+    """Files that a browser keeps, and asks about each time whether they are still the same."""
+
+    def file_response(self, *arguments: Any, **named: Any) -> Response:
+        response = super().file_response(*arguments, **named)
+        response.headers.setdefault("Cache-Control", "no-cache")
+        return response
 
 
 def _describe(app: FastAPI) -> None:

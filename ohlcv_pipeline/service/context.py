@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader
 
 from ohlcv_pipeline.operations.lineage import CellCache
 from ohlcv_pipeline.platform import Platform
+from ohlcv_pipeline.service.board import Boards
 from ohlcv_pipeline.service.guard import RateLimit
 from ohlcv_pipeline.service.problems import UNAUTHORIZED, ProblemError
 from ohlcv_pipeline.service.snapshot import Summary
@@ -31,6 +32,7 @@ class Context:
     clock: Clock
     summary: Summary
     cells: CellCache
+    boards: Boards
     tests: RateLimit = field(default_factory=lambda: RateLimit(TESTS_PER_MINUTE))
 
 

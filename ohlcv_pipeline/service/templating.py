@@ -7,6 +7,9 @@ from pathlib import Path
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ohlcv_pipeline.service import views
+from ohlcv_pipeline.version import __version__
+
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -14,6 +17,8 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.filters.update(views.FILTERS)
+_TEMPLATES.globals.update(version=__version__, labels=views, columns=views.COLUMNS)
 
 
 def render(template: str, **values: object) -> HTMLResponse:
