@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ohlcv_pipeline.bars.actions_assets import actions_definitions
 from ohlcv_pipeline.bars.assets import bars_asset
@@ -12,14 +15,17 @@ from ohlcv_pipeline.bars.rereading import corrections_job, corrections_schedule
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
+from ohlcv_pipeline.operations.remediation_sensors import remediation_definitions
 from ohlcv_pipeline.progress import OnProgress
 from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
 from ohlcv_pipeline.settings import Settings, settings
 
+Refreshes = Mapping[Interval, UnresolvedAssetJobDefinition]
+"""The job that refreshes each table of a market."""
 
-def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Definitions:
+
+def market_definitions(of: Market, jobs: Refreshes, status: dg.DefaultScheduleStatus) -> dg.Definitions:
     """Return the tables of one market with their checks, jobs and schedules."""
-    jobs = {interval: refresh_job(of, interval) for interval in Interval}
     rereading = corrections_job(of)
     tables = dg.Definitions(
         assets=[bars_asset(of, interval) for interval in Interval],
@@ -36,8 +42,10 @@ def market_definitions(of: Market, status: dg.DefaultScheduleStatus) -> dg.Defin
 def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -> dg.Definitions:
     """Return the code location of an installation; the command line and the tests build theirs with it, too."""
     status = dg.DefaultScheduleStatus.RUNNING if chosen.schedules else dg.DefaultScheduleStatus.STOPPED
+    jobs = {name: {interval: refresh_job(market(name), interval) for interval in Interval} for name in chosen.markets}
     return dg.Definitions.merge(
-        *(market_definitions(market(name), status) for name in chosen.markets),
+        *(market_definitions(market(name), jobs[name], status) for name in chosen.markets),
+        remediation_definitions([job for of_market in jobs.values() for job in of_market.values()], status),
         dg.Definitions(
             assets=[scrub],
             jobs=[verify_lake, lake_maintenance],

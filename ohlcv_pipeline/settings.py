@@ -119,6 +119,10 @@ class Settings(BaseSettings):
     batch_rows: int = Field(216_000, ge=1_000, description="rows fetched and committed together")
     coverage_error_pct: float = Field(95.0, ge=0, le=100, description="below it a partition's gaps are an ERROR")
     freshness_threshold_minutes: float = Field(60.0, gt=0)
+    remediation_attempts: int = Field(5, ge=1, description="runs launched for one gap before a person has to look")
+    remediation_wait_seconds: float = Field(
+        60.0, gt=0, description="before the second attempt; then four times as long"
+    )
     freshness_thresholds: Annotated[dict[str, float], NoDecode] = Field(
         default_factory=dict, description="<market>/<interval>=<minutes>, where another threshold holds"
     )

@@ -65,9 +65,9 @@ def expected(*markets: str) -> dict[str, list[str]]:
                 *(f"{asset}:unexplained_jumps" for asset in actions),
             ]
         ),
-        "jobs": sorted([*refreshes, *others, "lake_maintenance", "verify_lake"]),
-        "schedules": sorted([*refreshes, *others, "lake_maintenance", "verify"]),
-        "sensors": [],
+        "jobs": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify_lake"]),
+        "schedules": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify"]),
+        "sensors": ["launch_requests", "remediation"],
         "resources": ["duckdb", "platform"],
     }
 
@@ -97,6 +97,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_minute_refresh",
             "crypto_reconcile",
             "lake_maintenance",
+            "remediation_sweep",
             "verify_lake",
         ],
         "schedules": [
@@ -105,9 +106,10 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_minute_refresh",
             "crypto_reconcile",
             "lake_maintenance",
+            "remediation_sweep",
             "verify",
         ],
-        "sensors": [],
+        "sensors": ["launch_requests", "remediation"],
         "resources": ["duckdb", "platform"],
     }
 

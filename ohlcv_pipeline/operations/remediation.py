@@ -92,7 +92,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Open:
-    """An entry of the log that is not resolved, `busy` while the run that was launched for it goes on."""
+    """An entry of the log that is not resolved."""
 
     id: UUID
     series: Series
@@ -103,7 +103,6 @@ class Open:
     attempts: int = 0
     next_attempt_at: datetime | None = None
     escalated_at: datetime | None = None
-    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def due(
     for hole in holes:
         of_series.setdefault(hole.series, []).append(hole)
     for entry in entries:
-        if entry.issue not in (Issue.GAP, Issue.CHECKSUM_MISMATCH) or entry.busy or entry.escalated_at is not None:
+        if entry.issue not in (Issue.GAP, Issue.CHECKSUM_MISMATCH) or entry.escalated_at is not None:
             continue
         if entry.next_attempt_at is not None and entry.next_attempt_at > now:
             continue

@@ -21,6 +21,7 @@ from ohlcv_pipeline.bars.inspection import BY_PARTITION, CHECKS
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.ledger import symbols
 from ohlcv_pipeline.markets import Interval, Market, market
+from ohlcv_pipeline.operations import remediation_sensors, requests
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline.settings import Settings, VendorSettings
@@ -43,7 +44,7 @@ def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return now.astimezone(tz)
 
-    for module in (actions_assets, assets, checks, reconcile_checks, rereading, upkeep):
+    for module in (actions_assets, assets, checks, reconcile_checks, rereading, upkeep, remediation_sensors, requests):
         patch.setattr(module, "datetime", Stopped)
 
 

@@ -172,7 +172,6 @@ def test_an_open_gap_needs_each_partition_it_touches() -> None:
 @pytest.mark.parametrize(
     ("fields", "of_hole"),
     [
-        ({"busy": True}, {}),
         ({"escalated_at": NOW}, {}),
         ({"next_attempt_at": NOW + timedelta(seconds=1)}, {}),
         ({}, {"fillable": False}),
