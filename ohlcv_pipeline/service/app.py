@@ -95,8 +95,7 @@ class _Static(StaticFiles):
 def _describe(app: FastAPI) -> None:
     """Add the OpenAPI document and a page that shows it without a script."""
     document = app.openapi()
-    components = document.setdefault("components", {}).setdefault("schemas", {})
-    components.update(problems.schemas())
+    problems.describe(document)
     body = to_json(document)
 
     @app.get("/openapi.json", include_in_schema=False)

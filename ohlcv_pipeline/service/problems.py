@@ -13,7 +13,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from starlette.exceptions import HTTPException
 
 from ohlcv_pipeline.lake.catalog import LakeError
@@ -148,10 +148,16 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def schemas() -> dict[str, Any]:
-    """Return the OpenAPI schemas that `answers` refers to."""
-    schema = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {**schema.pop("$defs"), "ProblemBody": schema}
+def describe(document: dict[str, Any]) -> None:
+    """Put the schema of problems into an OpenAPI document, in place of what FastAPI would answer instead."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    body = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(body.pop("$defs"), ProblemBody=body)
 
 
 EVERYWHERE = answers(400, 403, 413, 429, 500, 503)
@@ -175,13 +181,15 @@ def install(app: FastAPI) -> None:
         detail = _SENTENCES.get(kind.status, "the request cannot be read")
         return _response(request, ProblemError(kind, detail, headers=error.headers))
 
-    async def on_unreachable(request: Request, _error: Exception) -> Response:
+    async def on_unreachable(request: Request, error: Exception) -> Response:
+        if isinstance(error, DataError | IntegrityError | ProgrammingError):
+            raise error
         return _response(request, unavailable())
 
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
-    for unreachable in (LakeError, LedgerOpenError, OperationalError, InterfaceError):
+    for unreachable in (LakeError, LedgerOpenError, DBAPIError):
         app.add_exception_handler(unreachable, on_unreachable)
 
 

@@ -72,7 +72,7 @@ class Home:
         return asyncio.run(send())
 
     def get(self, path: str, **query: Any) -> httpx.Response:
-        return self.ask("GET", path, params=query)
+        return self.ask("GET", path, params=query or None)
 
     def rows(self, **query: Any) -> list[dict[str, Any]]:
         """Return the rows of a new summary."""
