@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ohlcv_pipeline.frames import Micros
-from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline.markets import MINUTE_US, Interval
 
 LONGEST_NO_TRADES_RUN = 30
 """A longer silence of a minute series is an outage until proven otherwise."""
@@ -106,6 +106,23 @@ def without_trades(expected: Micros, answered: Sequence[Micros], interval: Inter
             if gap.missing <= LONGEST_NO_TRADES_RUN
         ]
     return union(*proven) if proven else _NONE
+
+
+def stamped_at_close(answered: Micros, opens: Micros, closes: Micros) -> bool:
+    """Return whether the minutes of an answer look as if each were labelled with its close instead of its opening.
+
+    Then every session in it lacks the minute of its open, and has one that begins when the session ends.
+
+    Args:
+        answered: the sorted bucket starts of the answer in µs, those outside sessions included.
+        opens: when the sessions around it open.
+        closes: when they close.
+    """
+    if not len(answered):
+        return False
+    inside = (opens >= answered[0] - MINUTE_US) & (closes <= answered[-1])
+    at_open, at_close = common(opens[inside], answered), common(closes[inside], answered)
+    return bool(inside.any()) and not len(at_open) and len(at_close) == np.count_nonzero(inside)
 
 
 def windows(expected: Micros, wanted: Micros, slack: int = 0) -> list[tuple[int, int]]:

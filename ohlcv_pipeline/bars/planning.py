@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
 from ohlcv_pipeline.bars.causes import Mark
-from ohlcv_pipeline.bars.gaps import common, missing, union, windows, without_trades
+from ohlcv_pipeline.bars.gaps import common, missing, stamped_at_close, union, windows, without_trades
 from ohlcv_pipeline.frames import Micros, micros
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, to_us
@@ -176,6 +177,7 @@ class Quest:
     out buckets without trades.
     """
 
+    market: Market
     instrument: Instrument
     interval: Interval
     calendar: Micros
@@ -200,14 +202,27 @@ class Quest:
         return missing(left, self.no_trades(pages), self.interval) if len(left) else left
 
     def no_trades(self, pages: Sequence[Page]) -> Micros:
-        """Return the buckets that a vendor which omits empty ones has shown to be without trades."""
-        answered = [
-            common(buckets, self.calendar)
-            for page in pages
-            if page.fetch.vendor in self.omitting
-            for buckets in page.answered
-        ]
-        return without_trades(self.calendar, answered, self.interval)
+        """Return the buckets that a vendor which omits empty ones has shown to be without trades.
+
+        Not the opening minutes of an answer whose bars may all be labelled a minute late: those are what it lacks.
+        """
+        proven = [_NONE]
+        for page in pages:
+            for buckets in page.answered if page.fetch.vendor in self.omitting else ():
+                empty = without_trades(self.calendar, [common(buckets, self.calendar)], self.interval)
+                if len(empty) and stamped_at_close(buckets, *self._sessions):
+                    empty = missing(empty, common(self._sessions[0], empty), self.interval)
+                proven.append(empty)
+        return union(*proven)
+
+    @cached_property
+    def _sessions(self) -> tuple[Micros, Micros]:
+        """When the sessions of these buckets open and close; nothing of a market that never does."""
+        if self.market.always_open:
+            return _NONE, _NONE
+        of = self.market.calendar
+        found = of.sessions(int(self.calendar[0]), int(self.calendar[-1]) + 1)
+        return of.opens[found], of.closes[found]
 
 
 def quests(order: Order, batch: Cells, omitting: frozenset[str]) -> Iterator[Quest]:
@@ -220,4 +235,4 @@ def quests(order: Order, batch: Cells, omitting: frozenset[str]) -> Iterator[Que
         if instrument.symbol in wanted_of:
             buckets = np.sort(np.concatenate(wanted_of[instrument.symbol]))
             calendar = order.market.buckets(order.interval, int(buckets[0]) - margin, int(buckets[-1]) + margin + 1)
-            yield Quest(instrument, order.interval, calendar, buckets, omitting)
+            yield Quest(order.market, instrument, order.interval, calendar, buckets, omitting)

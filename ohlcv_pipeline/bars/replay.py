@@ -242,5 +242,5 @@ def _offer(part: Part, instrument: Instrument, cells: Sequence[tuple[int, int]])
     calendar = market.buckets(interval, min(d.start_us for d in part.deliveries) - margin,
                               max(d.end_us for d in part.deliveries) + margin)  # fmt: skip
     omitting = frozenset(name for name, adapter in part.adapters.items() if adapter.omits_empty_buckets)
-    quest = Quest(instrument, interval, calendar, buckets, omitting)
+    quest = Quest(market, instrument, interval, calendar, buckets, omitting)
     return Offer(instrument, part.judged, part.deliveries, common(quest.no_trades(part.pages), buckets), buckets[:0])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohlcv_pipeline.bars.gaps import Gap, common, gaps, missing, union, windows, without_trades
+from ohlcv_pipeline.bars.gaps import Gap, common, gaps, missing, stamped_at_close, union, windows, without_trades
 from ohlcv_pipeline.frames import Micros
 from ohlcv_pipeline_tests.bars.holes import END, START, year_with_holes
 from ohlcv_pipeline_tests.bars.vendor import AAPL, CRYPTO, DAY, MINUTE, NEW_YORK, NONE, step, us
@@ -160,6 +160,25 @@ def test_the_night_between_two_sessions_does_not_lengthen_a_silence() -> None:
     minutes = NEW_YORK.buckets(MINUTE, us("2025-11-20"), us("2025-11-22"))
     answer = np.concatenate([minutes[:380], minutes[400:]])
     assert without_trades(minutes, [answer], MINUTE).tolist() == minutes[380:400].tolist()
+
+
+def test_minutes_labelled_with_their_close_are_told_by_the_edges_of_every_session() -> None:
+    of = NEW_YORK.calendar
+    found = of.sessions(us("2025-11-26"), us("2025-12-02"))
+    opens, closes = of.opens[found], of.closes[found]
+    minutes = NEW_YORK.buckets(MINUTE, us("2025-11-26"), us("2025-12-02"))
+    assert stamped_at_close(minutes + STEP, opens, closes)
+    # Also with its holes, and where only a part of the first session was asked for.
+    assert stamped_at_close(np.delete(minutes, [5, 6, 400])[100:] + STEP, opens, closes)
+    assert not stamped_at_close(minutes, opens, closes)
+    # A closing auction after a session that traded from its first minute on.
+    assert not stamped_at_close(np.sort(np.append(minutes, closes)), opens, closes)
+    # A thin share without a first minute, and one whose auction prints on one of three days.
+    thin = np.setdiff1d(minutes, opens)
+    assert not stamped_at_close(thin, opens, closes)
+    assert not stamped_at_close(np.sort(np.append(thin, closes[1])), opens, closes)
+    assert not stamped_at_close(minutes[:0], opens, closes)
+    assert not stamped_at_close(minutes, NONE, NONE)
 
 
 @given(st.lists(SOME_MINUTES, max_size=4))

@@ -13,7 +13,19 @@ from ohlcv_pipeline.bars.planning import unopened
 from ohlcv_pipeline.bars.report import report
 from ohlcv_pipeline.bars.verify import verify
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline_tests.bars.vendor import AAPL, CRYPTO, DAY, MINUTE, NEW_YORK, Vendor, fill, new_store, us, utc
+from ohlcv_pipeline_tests.bars.vendor import (
+    AAPL,
+    CRYPTO,
+    DAY,
+    MINUTE,
+    NEW_YORK,
+    Rows,
+    Vendor,
+    fill,
+    new_store,
+    us,
+    utc,
+)
 
 HALF_DAY, CLOSE = "2025-11-28", utc("2025-11-28 18:00")
 AROUND = ["2025-11-26", HALF_DAY, "2025-12-01"]
@@ -82,6 +94,19 @@ def test_a_session_that_has_not_opened_has_nothing_to_fetch(store: Store) -> Non
     }
     assert unopened(NEW_YORK, MINUTE, [HALF_DAY], utc("2025-11-28 14:30")) == {}
     assert unopened(CRYPTO, MINUTE, ["2025-11-28"], utc("2025-11-27 23:59")) == {"2025-11-28": utc("2025-11-28")}
+
+
+def test_part_c_49_minutes_stamped_at_their_close_never_pass_for_a_whole_session(store: Store) -> None:
+    def closing(symbol: str, rows: Rows) -> Rows:
+        return [[row[0] + MINUTE.step_us, *row[1:]] for row in rows]
+
+    vendor = Vendor("alpaca", page_rows=10_000, market=NEW_YORK, edit=closing)
+    outcome = fill(store, AROUND, [vendor], utc("2025-12-02"), market=NEW_YORK, instruments=[AAPL])
+    # The last minute seems to begin when the session ends, and the minute of the opening auction is not there.
+    assert outcome.dropped["out_of_session"] == len(AROUND)
+    assert cells(store) == {key: (n - 1, n, False) for key, n in zip(AROUND, (390, 210, 390), strict=True)}
+    (entry,) = report(store.reader, NEW_YORK, MINUTE, [AAPL], us("2025-11-26"), us("2025-12-02"), utc("2025-12-02"))
+    assert [(gap.first_us, gap.missing) for gap in entry.gaps] == [(us(f"{day} 14:30"), 1) for day in AROUND]
 
 
 def test_an_order_for_a_holiday_is_refused(store: Store) -> None:
