@@ -180,7 +180,7 @@ def named(jumps: list[Jump]) -> list[tuple[str, float]]:
     return [(f"{from_us(jump.session_us):%Y-%m-%d}", round(jump.split, 4)) for jump in jumps]
 
 
-def test_without_its_actions_every_split_of_apple_is_flagged_and_its_crash_is_not() -> None:
+def test_part_c_36_without_its_actions_every_split_of_apple_is_flagged_and_its_crash_is_not() -> None:
     days = lean_days()
     assert named(split_like_jumps(days, actions())) == [
         ("2000-06-21", 2.0), ("2005-02-28", 2.0), ("2014-06-09", 7.0), ("2020-08-31", 4.0),
@@ -217,7 +217,7 @@ def test_a_bad_print_that_does_not_last_is_no_split() -> None:
     assert split_like_jumps(flat("2025-05-05", QUIET + [200.0] + QUIET), actions()) == []
 
 
-def test_half_the_price_in_a_crowd_is_a_crash() -> None:
+def test_part_c_36_half_the_price_in_a_crowd_is_a_crash() -> None:
     days = flat("2025-05-05", QUIET + [50.0] * 5)
     volume: Floats = floats(days["volume"]).copy()
     volume[25] *= 20

@@ -30,10 +30,13 @@ def store(tmp_path: Any) -> Store:
 
 
 class Pages:
-    """Answers with the bars of some minutes that were asked for, `rows` of them on a page."""
+    """Answers with the bars of some minutes that were asked for, `rows` of them on a page.
 
-    def __init__(self, minutes: Micros, rows: int, extra: dict[str, Any]) -> None:
-        self.minutes, self.rows, self.extra = minutes, rows, extra
+    `shift` is by how many rows each page after the first begins too late, as if rows before it had gone meanwhile.
+    """
+
+    def __init__(self, minutes: Micros, rows: int, extra: dict[str, Any], shift: int = 0) -> None:
+        self.minutes, self.rows, self.extra, self.shift = minutes, rows, extra, shift
         self.asked: list[tuple[datetime, datetime, int]] = []
 
     def __call__(self, target: str) -> Reply:
@@ -43,7 +46,8 @@ class Pages:
         self.asked.append((start, end, place))
         bars = [self._bar(minute) for minute in self.minutes.tolist() if start <= from_us(minute) <= end]
         more = str(place + self.rows) if place + self.rows < len(bars) else None
-        bars = bars[place : place + self.rows]
+        first = place + (self.shift if place else 0)
+        bars = bars[first : first + self.rows]
         return Reply(body=orjson.dumps({"bars": {"AAPL": bars} if bars else {}, "next_page_token": more}))
 
     def _bar(self, minute: int) -> dict[str, Any]:
@@ -103,6 +107,19 @@ def test_a_hole_between_two_pages_proves_nothing_until_one_page_holds_both_of_it
     start, end, place = pages.asked[-1]
     assert (start < hole < end, place) == (True, 0)
     assert absent(store) == [("no_trades", hole)]
+
+
+@pytest.mark.parametrize("shift", [-3, 3], ids=["repeated", "lost"])
+def test_part_c_29_rows_that_shift_between_two_pages_are_neither_stored_twice_nor_lost(
+    store: Store, shift: int
+) -> None:
+    pages = Pages(step(OPEN, 390), 200, {}, shift)
+    outcome = fill(store, pages)
+    (cell,) = store.reader.manifest("us_equities", MINUTE).to_pylist()
+    assert (cell["rows"], cell["no_trades_rows"], cell["complete"]) == (390, 0, True)
+    assert outcome.duplicates == max(0, -shift)
+    # What lies between two pages is asked for again by its time, not by its place.
+    assert [place for *_, place in pages.asked] == [0, 200] + [0] * (shift > 0)
 
 
 def test_a_new_field_of_the_vendor_is_told_and_costs_nothing(store: Store) -> None:

@@ -162,12 +162,14 @@ def volumes(factor: float) -> pa.Table:
         (100.0, Judgement.UNIT),
     ],
 )
-def test_a_day_may_have_more_volume_than_its_minutes_and_never_less(factor: float, judgement: Judgement) -> None:
+def test_part_c_55_a_day_may_have_more_volume_than_its_minutes_and_never_less(
+    factor: float, judgement: Judgement
+) -> None:
     assert compare(DAYS, volumes(factor), rollup_tolerances(NEW_YORK)).judgement is judgement
 
 
 @pytest.mark.parametrize("interval", list(Interval))
-def test_the_volumes_of_two_vendors_are_not_compared(interval: Interval) -> None:
+def test_part_c_54_the_volumes_of_two_vendors_are_not_compared(interval: Interval) -> None:
     for market in (CRYPTO, NEW_YORK):
         assert vendor_tolerances(market, interval).volume is None
     assert compare(DAYS, volumes(0.03), BY_DAY).judgement is Judgement.AGREEMENT

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
+from ohlcv_pipeline.bars.access import Lake
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline_tests.contract.conftest import MakeLine
-from ohlcv_pipeline_tests.contract.line import EXPECTED, Line, at
+from ohlcv_pipeline_tests.contract.line import EXPECTED, NOW, YESTERDAY, Line, at
 from ohlcv_pipeline_tests.exchange import Exchange
 
 THREE = at("03:00")
@@ -37,6 +40,28 @@ def test_case_32_a_minute_that_late_trades_changed_is_replaced_and_its_past_kept
     assert new["close"] != old["close"]
     assert revisions(line, "BTC") == [{"bucket_start": THREE, "close": old["close"], "revision": 1}]
     assert (told.cell["revision"], told.cell["rows"]) == (2, EXPECTED)
+
+
+def test_case_30_a_bar_told_anew_is_one_row_and_nobody_knew_it_before(line: Line, exchange: Exchange) -> None:
+    bucket, hour = at("03:00", YESTERDAY), timedelta(hours=1)
+    old = line.deliver("BTC", YESTERDAY).bar(bucket)
+    exchange.fault(kind="correction", vendor="coinbase", symbol="BTC", start=bucket.isoformat(), factor=1.01)
+    line.now = NOW + hour
+    edited = line.deliver("BTC", YESTERDAY, force=True)
+    new, untouched = edited.bar(bucket), edited.bar(bucket + timedelta(minutes=1))
+    assert old is not None
+    assert new is not None
+    assert untouched is not None
+    assert edited.cell["rows"] == 1440
+    lake = Lake(line.platform.store.reader, line.platform.markets)
+
+    def close(as_of: datetime) -> list[float]:
+        return list(lake.bars("BTC", "minute", bucket, bucket + timedelta(minutes=1), as_of=as_of)["close"])
+
+    assert close(NOW) == close(NOW + hour - timedelta(seconds=1)) == [old["close"]]
+    assert close(NOW + hour) == [new["close"]] != [old["close"]]
+    # What nobody edited keeps the time at which it was first seen.
+    assert (new["published_at"], untouched["published_at"]) == (NOW + hour, NOW)
 
 
 def test_case_37_a_price_below_zero_is_refused_and_its_neighbours_stored(line: Line, exchange: Exchange) -> None:

@@ -248,6 +248,12 @@ def test_days_of_bitcoin_show_the_34_that_coinbase_began_without_and_minutes_rol
         )
     ]  # fmt: skip
 
+    # Coinbase's day of six cents is what it told: kept, and flagged for a person.
+    crash = bars(coins, "BTC", Interval.DAY, "2017-04-15", "2017-04-16")
+    assert values(crash) == [[1173.13], [1190.99], [0.06], [1178.85], [3877.79720638]]
+    flagged = coins.query("SELECT bucket_start, reason, published FROM lake.quarantine WHERE reason = 'price_spike'")
+    assert {"bucket_start": datetime(2017, 4, 15, tzinfo=UTC), "reason": "price_spike", "published": True} in flagged
+
     assert coins.materialise("2017-09-03", "2017-09-04", table="recorded_coins/ohlcv_minute").success
     rolled = values(roll_up(bars(coins, "BTC", Interval.MINUTE, "2017-09-03", "2017-09-05"), "1d"))
     days = values(bars(coins, "BTC", Interval.DAY, "2017-09-03", "2017-09-05"))

@@ -65,6 +65,13 @@ def test_part_c_3_no_bars_are_an_empty_answer() -> None:
     assert heard.value.bars.table().schema == BAR_SCHEMA
 
 
+@pytest.mark.parametrize("bars", [b"null", b"{}", b'{"BRK.B":[]}'])
+def test_part_c_2_an_answer_that_leaves_the_bars_out_is_empty_and_not_asked_for_again(bars: bytes) -> None:
+    heard = deliver(Reply(body=b'{"bars":%b,"next_page_token":null}' % bars))
+    assert len(heard.value.bars) == 0
+    assert (heard.line.codes, heard.waits) == (["ok"], [])
+
+
 def test_part_c_4_a_symbol_with_null_is_not_known() -> None:
     text = b'{"bars":{"BRK.B":null},"next_page_token":null}'
     assert parse(text, Interval.MINUTE).symbols == {"BRK.B": None}

@@ -41,6 +41,13 @@ def test_part_c_3_recorded_no_data_is_an_empty_answer() -> None:
     assert len(deliver(Reply(body=b'{"s":"no_data"}')).value.bars) == 0
 
 
+@pytest.mark.parametrize("arrays", [{}, dict.fromkeys("cholvt"), dict.fromkeys("cholvt", ())])
+def test_part_c_2_no_data_without_its_arrays_is_empty_and_not_asked_for_again(arrays: dict[str, Any]) -> None:
+    heard = deliver(Reply(body=orjson.dumps({"s": "no_data", **arrays})))
+    assert (len(heard.value.bars), heard.value.rejects) == (0, ())
+    assert (heard.line.codes, heard.waits) == (["ok"], [])
+
+
 def test_part_c_48_a_day_is_its_date_wherever_in_it_the_stamp_lies() -> None:
     stamps = [
         utc(2025, 3, 7),
