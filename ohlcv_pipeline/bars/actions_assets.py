@@ -99,11 +99,13 @@ async def _gather(
 
 
 def _failure(gathered: Gathered) -> dg.Failure:
-    named = ", ".join(f"{symbol} ({code})" for symbol, code in sorted(gathered.failed.items()))
+    failed = sorted(gathered.failed.items())
+    named = ", ".join(f"{symbol} ({code})" for symbol, code in failed)
     return dg.Failure(
         description=f"the corporate actions of {named} could not be had; those of {len(gathered.told)} symbols were",
         metadata={
-            "details": dg.MetadataValue.md("\n".join(f"- {s}: {e}" for s, e in sorted(gathered.failures.items())))
+            "failed": dg.MetadataValue.table([dg.TableRecord({"symbol": s, "code": code}) for s, code in failed]),
+            "details": dg.MetadataValue.md("\n".join(f"- {s}: {e}" for s, e in sorted(gathered.failures.items()))),
         },
         allow_retries=False,
     )

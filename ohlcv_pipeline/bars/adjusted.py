@@ -26,7 +26,8 @@ def read_adjustment(reader: Reader, market: Market, symbol: str, adjust: Adjust,
         raise ValueError(f"{market.name} has no corporate actions, so there is nothing to adjust its bars for")
     if not reader.action_coverage(market.name, [symbol]).num_rows:
         raise ValueError(
-            f"the corporate actions of {symbol} have never been fetched; materialise {market.name}/corporate_actions"
+            f"the corporate actions of {symbol} have never been fetched; `ohlcv actions fetch --market {market.name}`"
+            " fetches them"
         )
     actions = reader.actions(market.name, [symbol])
     later = actions.filter(pc.greater(actions["ex_date"].cast(pa.int64()), since_us - DAY_US))

@@ -10,6 +10,7 @@ import typer
 
 from ohlcv_pipeline import __version__
 from ohlcv_pipeline.cli import (
+    actions,
     backfill,
     checks,
     demo,
@@ -75,6 +76,7 @@ app.command("gaps", rich_help_panel="Bars")(gaps.gaps)
 app.command("explain", rich_help_panel="Bars")(explain.explain)
 app.command("export", rich_help_panel="Bars")(export.export)
 app.command("revisions", rich_help_panel="Trust")(revisions.revisions)
+app.add_typer(actions.app, name="actions", rich_help_panel="Bars")
 app.add_typer(symbols.app, name="symbols", rich_help_panel="Bars")
 app.command("verify", rich_help_panel="Trust")(verify.verify)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Trust")

@@ -84,11 +84,7 @@ def run_plans(home: Platform, plans: Sequence[TablePlan], *, named: bool, as_jso
 
     print_reports(reports, {asset: outcome.seconds for asset, outcome in outcomes.items()})
     for asset, outcome in outcomes.items():
-        if not outcome.success:
-            console.note(f"{asset}: {outcome.error} (run {outcome.run_id}); `ohlcv backfill` tries again")
-        for check in outcome.checks:
-            if not check.passed:
-                console.note(f"{asset}: check {check.check} is {check.severity}: {check.summary}")
+        outcome.tell(asset, "ohlcv backfill")
     return code
 
 
@@ -166,21 +162,7 @@ def _document(
 ) -> dict[str, Any]:
     from ohlcv_pipeline.cli.reporting import verdict_on
 
-    runs = [
-        {
-            "asset": asset,
-            "run_id": outcome.run_id,
-            "success": outcome.success,
-            "seconds": round(outcome.seconds, 3),
-            "failed": outcome.failed,
-            "error": outcome.error,
-            "checks": [
-                {"check": c.check, "passed": c.passed, "severity": c.severity, "summary": c.summary}
-                for c in outcome.checks
-            ],
-        }
-        for asset, outcome in outcomes.items()
-    ]
+    runs = [{"asset": asset, **outcome.as_json()} for asset, outcome in outcomes.items()]
     status = {errors.SUCCESS: "success", errors.PARTIAL: "partial", errors.FAILED: "failed"}[code]
     entries = [entry for each in reports for entry in each.as_json()]
     return {"status": status, "verdict": verdict_on(reports), "runs": runs, "report": entries}

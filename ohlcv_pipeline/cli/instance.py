@@ -1,4 +1,4 @@
-"""Dagster runs from the command line: the instance below DAGSTER_HOME, and one run over a range of partitions.
+"""Dagster runs from the command line: the instance below DAGSTER_HOME, and one run of one of the refresh jobs.
 
 The run is executed in this process, and recorded as any other: the same job, the same asset, the same checks.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ohlcv_pipeline.cli import console
 from ohlcv_pipeline.cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -52,6 +53,28 @@ class RunOutcome:
     failed: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     checks: Sequence[CheckOutcome] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the run as part of a JSON document."""
+        return {
+            "run_id": self.run_id,
+            "success": self.success,
+            "seconds": round(self.seconds, 3),
+            "failed": self.failed,
+            "error": self.error,
+            "checks": [
+                {"check": c.check, "passed": c.passed, "severity": c.severity, "summary": c.summary}
+                for c in self.checks
+            ],
+        }
+
+    def tell(self, asset: str, command: str) -> None:
+        """Tell the person what of a run needs looking at; giving the command again repeats it."""
+        if not self.success:
+            console.note(f"{asset}: {self.error} (run {self.run_id}); `{command}` tries again")
+        for check in self.checks:
+            if not check.passed:
+                console.note(f"{asset}: check {check.check} is {check.severity}: {check.summary}")
 
 
 def configuration_file() -> Path:
@@ -112,22 +135,35 @@ def execute(
         symbols: those to fetch; all enabled ones when empty.
         force: whether to fetch everything again.
     """
-    job = definitions.resolve_job_def(f"{market}_{interval}_refresh")
+    span = {
+        "dagster/asset_partition_range_start": partitions[0],
+        "dagster/asset_partition_range_end": partitions[-1],
+    }
     asked = {"symbols": list(symbols), "force": force, "retry": False}
+    return run_job(
+        definitions,
+        instance,
+        f"{market}_{interval}_refresh",
+        span,
+        {"ops": {f"{market}__ohlcv_{interval}": {"config": asked}}},
+    )
+
+
+def run_job(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    name: str,
+    tags: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> RunOutcome:
+    """Run a job of the code location once, in this process."""
     begun = time.perf_counter()
-    result = job.execute_in_process(
+    result = definitions.resolve_job_def(name).execute_in_process(
         instance=instance,
         raise_on_error=False,
-        tags={
-            "dagster/asset_partition_range_start": partitions[0],
-            "dagster/asset_partition_range_end": partitions[-1],
-            TRIGGER_TAG: "cli",
-        },
-        run_config={
-            "ops": {f"{market}__ohlcv_{interval}": {"config": asked}},
-            # The event log keeps every line; on the terminal they would tear the progress bar apart.
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        },
+        tags={**(tags or {}), TRIGGER_TAG: "cli"},
+        # The event log keeps every line; on the terminal they would tear the progress bar apart.
+        run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     failed, error = _failures(result)
     return RunOutcome(
