@@ -105,7 +105,9 @@ def release(
     (key,) = market.partition_keys(interval, delivery.start_us, delivery.end_us)
     order = Order(market, interval, [instrument], [key], run_id, force=True)
     offer = Offer(instrument, judged, [delivery], _NONE, _NONE)
-    return publish(order, store, [key], [offer], [], now, ruling)
+    published = publish(order, store, [key], [offer], [], now, ruling)
+    store.writer.seal(now)
+    return published
 
 
 def discard(

@@ -9,7 +9,7 @@ import pytest
 
 from ohlcv_pipeline.bars.inquiry import inquire
 from ohlcv_pipeline.bars.quarantine import Decision, RefusedError, Row, discard, release, row_of, rows
-from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.bars.verify import verify, verify_files
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline_tests.bars.vendor import (
     BTC,
@@ -87,7 +87,9 @@ def test_a_released_row_is_published_with_where_it_came_from(store: Store) -> No
     assert old == {"volume": volume, "run_id": RUN, "superseded_by_run": RELEASE}
     decided = only(store)
     assert (decided.state, decided["note"], decided["decision_run_id"]) == (Decision.RELEASED, "seen", RELEASE)
-    assert snapshots(store) == before + 1
+    # Bar and decision in one transaction, then the seal of the file.
+    assert snapshots(store) == before + 2
+    assert verify_files(store.reader).unsealed == []
     assert verify(store.reader, CRYPTO, MINUTE).passed
 
 

@@ -170,7 +170,8 @@ def test_a_quarantined_row_is_listed_shown_and_released(stocked: Cli) -> None:
     assert [old["close"] for old in document["revisions"]] == [done["before"]["close"]]
     (decided,) = document["quarantine"]
     assert (decided["state"], decided["decided_by"], decided["note"]) == ("released", "ann", "confirmed")
-    assert stocked.here("verify").code == 0
+    verified = stocked.here("verify", "--json").json()
+    assert (verified["passed"], verified["unsealed"]) == (True, [])
 
     again = stocked.here("quarantine", "discard", row["id"])
     assert (again.code, "--force" in again.err) == (1, True)
