@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ohlcv_pipeline.markets import Interval, Market
     from ohlcv_pipeline.platform import Platform
 
+_LINES = 100
+"""How many things a table names; `--json` has all of them."""
+
 
 def verify(
     market: MarketOption = None,
@@ -179,11 +182,15 @@ def _show_repair(found: Verification, done: Repair, left: Verification, *, dry_r
         rows += [(what, f"{c['market']} {c['interval']} {c['symbol']} {c['partition']}", c[told]) for c in cells]
     if rows:
         title = "What would be repaired" if dry_run else "What was repaired"
-        console.table(title, ["what", "where", "how or why"], rows[:100])
+        console.table(title, ["what", "where", "how or why"], rows[:_LINES])
+        if len(rows) > _LINES:
+            console.out.print(f"… and {len(rows) - _LINES:,} more.")
+        healed = f"{many(len(done.healed), 'cell')} {'can be ' if dry_run else ''}healed"
+        console.out.print(f"{healed}, {len(done.revised):,} revised, {len(done.unhealed):,} not healed.")
     if done.sealed:
-        console.note(f"{done.sealed} files had no seal and have one now.")
+        console.note(f"{many(done.sealed, 'file')} without a seal: sealed now that all bars are proven.")
     if left.passed:
         console.out.print("Everything that is stored is what was published.")
     elif not dry_run:
         wrong = [(row["what"], row["where"]) for row in problems(left)]
-        console.table("What is still not as it was published", ["what", "where"], wrong[:100])
+        console.table("What is still not as it was published", ["what", "where"], wrong[:_LINES])
