@@ -12,12 +12,15 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
-from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.bars.repair import Repair
+from ohlcv_pipeline.bars.upkeep import repair_all
+from ohlcv_pipeline.bars.verify import Verification, verify, verify_files
 from ohlcv_pipeline.lake.catalog import transaction
 from ohlcv_pipeline.lake.files import data_files, newest_snapshot
 from ohlcv_pipeline.lake.store import open_store
 from ohlcv_pipeline.ledger.outcomes import recent
 from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline_tests.bars.vendor import change
 from ohlcv_pipeline_tests.exchange import Exchange
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, Installation
@@ -81,6 +84,40 @@ def test_maintenance_leaves_every_bar(on_postgres: Installation) -> None:
     assert on_postgres.job("lake_maintenance").success
     assert on_postgres.query(bars) == before
     assert on_postgres.job("verify_lake").success
+
+
+def test_repair_heals_damaged_bytes_and_altered_bars_without_a_request(
+    on_postgres: Installation, exchange: Exchange
+) -> None:
+    assert on_postgres.materialise(DAYS[0], DAYS[1]).success
+    bars = "SELECT * FROM lake.crypto.ohlcv_minute ORDER BY ALL"
+    sound, manifest, reader = on_postgres.query(bars), on_postgres.manifest(), on_postgres.platform.store.reader
+    exchange.reset_requests()
+
+    def heal() -> Repair:
+        found, done, left = repair_all(on_postgres.platform, lambda: verify_all(on_postgres), NOW, apply=True)
+        assert not found.passed
+        assert left.passed
+        assert {cell["how"] for cell in done.healed} == {"raw answers"}
+        assert on_postgres.query(bars) == sound
+        assert on_postgres.manifest() == manifest
+        return done
+
+    path = Path(reader.files("crypto", Interval.MINUTE)[0].path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x01
+    path.write_bytes(content)
+    assert heal().replaced == [str(path)]
+    change(on_postgres.platform.store, "UPDATE lake.crypto.ohlcv_minute SET close = close * 1.01 WHERE symbol = 'BTC'")
+    assert {cell["symbol"] for cell in heal().healed} >= {"BTC"}
+    assert exchange.requests() == []
+    assert on_postgres.query("SELECT count(*) AS n FROM lake.bar_revisions") == [{"n": 0}]
+
+
+def verify_all(of: Installation) -> Verification:
+    total = verify_files(of.platform.store.reader)
+    total.add(verify(of.platform.store.reader, of.market, Interval.MINUTE))
+    return total
 
 
 def test_a_transaction_reads_the_catalog_at_one_instant(on_postgres: Installation) -> None:
