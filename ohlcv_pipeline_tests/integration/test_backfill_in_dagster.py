@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
 from ohlcv_pipeline.bars.inspection import BY_PARTITION
-from ohlcv_pipeline.markets import Interval
+from ohlcv_pipeline.markets import Interval, market, to_us
 from ohlcv_pipeline_tests.integration.services import Services, running_services
 
 pytestmark = pytest.mark.slow
 
 TABLE = "crypto/ohlcv_minute"
+WINTER = to_us(datetime(2026, 1, 2, tzinfo=UTC)), to_us(datetime(2026, 6, 1, tzinfo=UTC))
 JUNE = [f"2026-06-{day:02}" for day in range(1, 6)]
 GREEN = dict.fromkeys(("schema", "checksum", "gaps", "duplicates", "freshness"), "SUCCEEDED")
 
@@ -76,37 +77,32 @@ def test_a_queued_run_that_fails_for_one_symbol_keeps_the_others(services: Servi
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("days", [20])
-def test_one_poisoned_day_of_a_backfill_fails_alone_and_is_repaired_alone(services: Services, days: int) -> None:
-    first = date(2026, 5, 31) - timedelta(days=days)
-    keys = [(first + timedelta(days=n)).isoformat() for n in range(days)]
-    poisoned = keys[days // 2]
-    assert services.exchange.outages("coinbase", f"{keys[0]}T00:00:00Z", f"{keys[-1]}T23:59:00Z") == []
-    services.exchange.fault(
-        kind="bad_gzip",
-        vendor="coinbase",
-        symbol="ETH",
-        start=f"{poisoned}T00:00:00Z",
-        end=f"{poisoned}T23:59:00Z",
-    )
+def test_one_poisoned_session_of_ninety_fails_alone_and_is_repaired_alone(services: Services) -> None:
+    table, symbols = "us_equities/ohlcv_minute", 10
+    keys = market("us_equities").partition_keys(Interval.MINUTE, *WINTER)[:90]
+    poisoned = keys[45]
+    for vendor in ("alpaca", "tiingo"):
+        services.exchange.fault(
+            kind="bad_gzip",
+            vendor=vendor,
+            symbol="NVDA",
+            start=f"{poisoned}T00:00:00Z",
+            end=f"{poisoned}T23:59:00Z",
+        )
     try:
-        ended = services.backfill(TABLE, keys, retry=False)
+        ended = services.backfill(table, keys, retry=False)
     finally:
         services.exchange.clear()
-    assert counts(ended) == {"Materialized": days - 1, "Failed": 1, "Targeted": days}
+    assert counts(ended) == {"Materialized": 89, "Failed": 1, "Targeted": 90}
     green: dict[str, list[tuple[str, str]]] = {name: [] for name in BY_PARTITION}
-
-    def red() -> dict[str, list[tuple[str, str]]]:
-        """Other tests leave red days of their own in the same instance."""
-        found = services.red_partitions(TABLE)
-        return {
-            name: [span for span in spans if span[0] <= keys[-1] and span[1] >= keys[0]]
-            for name, spans in found.items()
-        }
-
-    assert red() == {**green, "gaps": [(poisoned, poisoned)]}
+    assert services.red_partitions(table) == {**green, "gaps": [(poisoned, poisoned)]}
     services.exchange.reset_requests()
     again = services.reexecute(ended["id"])
     assert counts(again) == {"Materialized": 1, "Failed": 0, "Targeted": 1}
-    assert all("/ETH-USD/" in request["path"] for request in services.exchange.requests())
-    assert red() == green
+    asked = [request["path"] for request in services.exchange.requests()]
+    assert asked
+    assert all("symbols=NVDA&" in path or "/iex/NVDA/" in path for path in asked)
+    assert services.red_partitions(table) == green
+    manifest = services.platform.store.reader.manifest("us_equities", Interval.MINUTE, None, keys).to_pylist()
+    assert len(manifest) == 90 * symbols
+    assert all(cell["complete"] for cell in manifest)
