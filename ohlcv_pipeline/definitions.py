@@ -16,6 +16,7 @@ from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
 from ohlcv_pipeline.operations.remediation_sensors import remediation_definitions
+from ohlcv_pipeline.operations.vendor_probes import vendor_definitions
 from ohlcv_pipeline.progress import OnProgress
 from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
 from ohlcv_pipeline.settings import Settings, settings
@@ -46,6 +47,7 @@ def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -
     return dg.Definitions.merge(
         *(market_definitions(market(name), jobs[name], status) for name in chosen.markets),
         remediation_definitions([job for of_market in jobs.values() for job in of_market.values()], status),
+        vendor_definitions(status),
         dg.Definitions(
             assets=[scrub],
             jobs=[verify_lake, lake_maintenance],

@@ -5,7 +5,7 @@ The Dagster resource, the command line and the tests all come in through here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from ohlcv_pipeline.ledger.budget import SharedBudget
 from ohlcv_pipeline.ledger.database import Ledger, open_ledger
 from ohlcv_pipeline.ledger.errors import UnknownSymbolError
 from ohlcv_pipeline.markets import Instrument, Market, market
-from ohlcv_pipeline.settings import Settings
+from ohlcv_pipeline.settings import Settings, VendorSettings
 from ohlcv_pipeline.vendors.failover import Source
 from ohlcv_pipeline.vendors.registry import adapter, transport
 from ohlcv_pipeline.vendors.transport import Outcome
@@ -75,10 +75,15 @@ class Platform:
             symbols.set_listing_start(self.ledger, of, symbol, start, now)
 
     @asynccontextmanager
-    async def sources(self, of: Market) -> AsyncIterator[dict[str, Source]]:
-        """Yield the market's vendors, connected. Every request's outcome is in the ledger when this ends."""
+    async def sources(
+        self, of: Market, adjusted: Callable[[VendorSettings], VendorSettings] = lambda each: each
+    ) -> AsyncIterator[dict[str, Source]]:
+        """Yield the market's vendors, connected. Every request's outcome is in the ledger when this ends.
+
+        `adjusted` may change how they are asked, e.g. how patiently.
+        """
         recorded: list[Outcome] = []
-        settings = {name: self.settings.vendor(name) for name in of.vendors}
+        settings = {name: adjusted(self.settings.vendor(name)) for name in of.vendors}
         budget = SharedBudget(self.ledger, settings)
         transports = {name: transport(name, chosen, budget, recorded.append) for name, chosen in settings.items()}
         try:

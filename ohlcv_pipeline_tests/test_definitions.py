@@ -67,7 +67,7 @@ def expected(*markets: str) -> dict[str, list[str]]:
         ),
         "jobs": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify_lake"]),
         "schedules": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify"]),
-        "sensors": ["launch_requests", "remediation"],
+        "sensors": ["launch_requests", "remediation", "vendor_health"],
         "resources": ["duckdb", "platform"],
     }
 
@@ -109,7 +109,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "remediation_sweep",
             "verify",
         ],
-        "sensors": ["launch_requests", "remediation"],
+        "sensors": ["launch_requests", "remediation", "vendor_health"],
         "resources": ["duckdb", "platform"],
     }
 

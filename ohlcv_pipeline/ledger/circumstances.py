@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from ohlcv_pipeline.ledger.models import IngestionRun, VendorStatus
-
-VALID_FOR = timedelta(minutes=15)
-"""A vendor's status that was checked longer ago says nothing about now."""
+from ohlcv_pipeline.ledger.vendor_status import VALID_FOR
 
 
 @dataclass(frozen=True)

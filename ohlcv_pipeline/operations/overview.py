@@ -14,8 +14,8 @@ import numpy as np
 
 from ohlcv_pipeline.bars.freshness import GRACE_MINUTES, Freshness, freshness
 from ohlcv_pipeline.bars.report import coverage_pct
-from ohlcv_pipeline.ledger.circumstances import VALID_FOR
 from ohlcv_pipeline.ledger.standing import Standing, Waiting
+from ohlcv_pipeline.ledger.vendor_status import UNKNOWN, served
 from ohlcv_pipeline.markets import MINUTE_US, Instrument, Interval, Market, from_us, to_us
 from ohlcv_pipeline.operations.channels import channels
 from ohlcv_pipeline.operations.evaluation import STOPPED_AFTER
@@ -180,8 +180,8 @@ class _Judge:
     def _vendor(self, market: Market, instrument: Instrument) -> str:
         """Return how the first vendor of a symbol does; what is not known any more is not good news."""
         name = next((vendor for vendor in market.vendors if vendor in instrument.vendor_symbols), "")
-        status, checked_at = self._standing.vendors.get(name, ("degraded", self._now))
-        return status if self._now - checked_at <= VALID_FOR else "degraded"
+        status, checked_at = self._standing.vendors.get(name, (UNKNOWN, self._now))
+        return served(status, checked_at, self._now)
 
 
 def _time(us: int | None) -> datetime | None:
