@@ -15,6 +15,7 @@ from ohlcv_pipeline.bars.rereading import corrections_job, corrections_schedule
 from ohlcv_pipeline.bars.schedules import refresh_job, refresh_schedule
 from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules, verify_lake
 from ohlcv_pipeline.markets import Interval, Market, market
+from ohlcv_pipeline.operations.alert_sensors import alert_definitions
 from ohlcv_pipeline.operations.remediation_sensors import remediation_definitions
 from ohlcv_pipeline.operations.vendor_probes import vendor_definitions
 from ohlcv_pipeline.progress import OnProgress
@@ -48,6 +49,7 @@ def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -
         *(market_definitions(market(name), jobs[name], status) for name in chosen.markets),
         remediation_definitions([job for of_market in jobs.values() for job in of_market.values()], status),
         vendor_definitions(status),
+        alert_definitions(status),
         dg.Definitions(
             assets=[scrub],
             jobs=[verify_lake, lake_maintenance],

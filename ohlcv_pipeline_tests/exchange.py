@@ -29,8 +29,9 @@ class Exchange:
     that the sandbox refuses raises ValueError with its sentence.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, mail_port: int) -> None:
         self.url = url
+        self.mail_port = mail_port
         self.http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
 
     def _admin(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -85,6 +86,18 @@ class Exchange:
         fields = {"now": _plain(now)} if now is not None else {"advance_seconds": advance_seconds}
         return str(self._admin("PUT", "clock", json=fields)["now"])
 
+    def mails(self) -> list[dict[str, Any]]:
+        """Return the mails it took, oldest first: subject, headers, text, recipients."""
+        return self._admin("GET", "mail")["mails"]
+
+    def forget_mails(self) -> None:
+        """Forget the mails."""
+        self._admin("DELETE", "mail")
+
+    def refuse_mail(self, refusing: bool) -> None:
+        """Let the mailbox answer every mail with 451, or take them again."""
+        self._admin("PUT", "mail", json={"refusing": refusing})
+
     def wall_clock(self) -> str:
         """Let the clock run with the machine's again."""
         return str(self._admin("PUT", "clock", json={"now": None})["now"])
@@ -93,7 +106,7 @@ class Exchange:
 @contextlib.contextmanager
 def running_exchange(seed: int = 7, limits: bool = False, now: datetime | str | None = None) -> Iterator[Exchange]:
     """Start a sandbox on a free port of 127.0.0.1; stop it at the end. `now` freezes its clock."""
-    command = [sys.executable, "-m", "ohlcv_pipeline.sandbox", "--port", "0", "--seed", str(seed)]
+    command = [sys.executable, "-m", "ohlcv_pipeline.sandbox", "--port", "0", "--smtp-port", "0", "--seed", str(seed)]
     command += ["--limits", "on" if limits else "off"]
     if now is not None:
         command += ["--now", str(_plain(now))]
@@ -104,7 +117,7 @@ def running_exchange(seed: int = 7, limits: bool = False, now: datetime | str | 
         line = process.stdout.readline()
         if " ready on " not in line:
             raise RuntimeError(f"the sandbox did not start: {line}{process.stdout.read()}")
-        exchange = Exchange(line.split(" ready on ")[1].split()[0])
+        exchange = Exchange(line.split(" ready on ")[1].split()[0], int(line.split("mail ")[1].rstrip(")\n")))
         _await_health(exchange)
         yield exchange
     finally:

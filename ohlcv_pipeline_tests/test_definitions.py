@@ -25,6 +25,16 @@ from ohlcv_pipeline.markets import Interval, market
 from ohlcv_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+SENSORS = [
+    "check_monitor",
+    "freshness_monitor",
+    "launch_requests",
+    "outbox_sender",
+    "remediation",
+    "run_monitor",
+    "tick_monitor",
+    "vendor_health",
+]
 
 
 def definitions(home: Path, *markets: str) -> dg.Definitions:
@@ -67,7 +77,7 @@ def expected(*markets: str) -> dict[str, list[str]]:
         ),
         "jobs": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify_lake"]),
         "schedules": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify"]),
-        "sensors": ["launch_requests", "remediation", "vendor_health"],
+        "sensors": SENSORS,
         "resources": ["duckdb", "platform"],
     }
 
@@ -109,7 +119,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "remediation_sweep",
             "verify",
         ],
-        "sensors": ["launch_requests", "remediation", "vendor_health"],
+        "sensors": SENSORS,
         "resources": ["duckdb", "platform"],
     }
 

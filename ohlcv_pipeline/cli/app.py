@@ -11,6 +11,7 @@ import typer
 from ohlcv_pipeline import __version__
 from ohlcv_pipeline.cli import (
     actions,
+    alerts,
     backfill,
     checks,
     demo,
@@ -83,6 +84,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Trust")
 app.command("checks", rich_help_panel="Trust")(checks.checks)
 app.command("reconcile", rich_help_panel="Trust")(reconcile.reconcile)
 app.command("maintain", rich_help_panel="Trust")(maintain.maintain)
+app.add_typer(alerts.app, name="alerts", rich_help_panel="Trust")
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Trust")
 
 

@@ -150,13 +150,16 @@ def require_sandbox(chosen: Settings) -> None:
 
 
 def sandbox_command(url: str, limits: str = "off", seed: int = 7) -> list[str]:
-    """Return the command that serves a sandbox at its base address. Raises CliError for one that has no port."""
+    """Return the command that serves a sandbox at its base address and takes mail. Raises CliError without a port."""
     parts = urlsplit(url)
     if parts.hostname is None or parts.port is None:
         raise CliError(f"OHLCV_SANDBOX_URL={url} has no host and port; write e.g. http://127.0.0.1:8900")
+    from ohlcv_pipeline.settings import sandbox_mail_address
+
+    mail = sandbox_mail_address(url)
     return [
         sys.executable, "-m", "ohlcv_pipeline.sandbox", "--host", parts.hostname, "--port", str(parts.port),
-        "--limits", limits, "--seed", str(seed),
+        "--limits", limits, "--seed", str(seed), *(() if mail is None else ("--smtp-port", str(mail[1]))),
     ]  # fmt: skip
 
 

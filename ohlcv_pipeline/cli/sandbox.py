@@ -40,9 +40,8 @@ def run(
         raise UsageError(f"--limits {limits}: write on or off")
     from ohlcv_pipeline.cli.processes import sandbox_command
 
-    command = sandbox_command(load_settings().sandbox_url, limits, seed)
-    if port is not None:
-        command[command.index("--port") + 1] = str(port)
+    url = load_settings().sandbox_url
+    command = sandbox_command(url if port is None else f"http://127.0.0.1:{port}", limits, seed)
     if now is not None:
         command += ["--now", now]
     sys.stdout.flush()

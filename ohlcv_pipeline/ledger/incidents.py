@@ -79,3 +79,13 @@ def active(ledger: Ledger) -> Sequence[Incident]:
     query = select(Incident).where(Incident.state.in_(_ACTIVE)).order_by(Incident.first_breach_at, Incident.id)
     with ledger.read() as session:
         return list(session.scalars(query))
+
+
+def end_failed_run(ledger: Ledger, identifier: UUID, now: datetime) -> bool:
+    """End the incident of a run that failed and will not be repeated; return False for any other incident."""
+    with ledger.write() as session:
+        row = session.get(Incident, identifier, with_for_update=True)
+        if row is None or row.kind != "run_failed" or row.state == "cleared":
+            return False
+        row.state, row.cleared_at = "cleared", now
+        return True

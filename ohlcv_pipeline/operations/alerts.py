@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -29,8 +29,8 @@ class Circumstances:
     last_bucket: datetime | None = None
     last_success_at: datetime | None = None
     last_run_started_at: datetime | None = None
-    behind: Sequence[str] = ()
-    """The series that an incident explains, each as market, symbol and interval."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further fields, by name."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Writer:
         return f"{self.public_url}/status" + (f"?{query}" if query else "")
 
     def _opened(self, incident: Incident, about: Circumstances) -> Notice:
-        fields = {**self._topic(incident), "run_id": incident.run_id, "behind": "; ".join(about.behind) or None}
+        fields = {**self._topic(incident), "run_id": incident.run_id, **about.more}
         if incident.topic.kind is Kind.FRESHNESS:
             fields = self._series(incident, about)
         fields = {name: value for name, value in fields.items() if value is not None}
@@ -211,7 +211,7 @@ def _title(incident: Incident) -> str:
         case Kind.FRESHNESS:
             return f"{topic.symbol} {topic.interval} data is {math.floor(incident.lag_minutes or 0)} min behind"
         case Kind.CHECKSUM_MISMATCH:
-            return f"{topic.market} {topic.interval} data of {topic.subject} does not match its checksum"
+            return f"{topic.market} {topic.interval} data does not match its checksum"
         case Kind.VENDOR_DOWN:
             return f"every vendor of {topic.market} is down"
         case Kind.RUN_FAILED:

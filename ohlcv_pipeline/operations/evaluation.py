@@ -39,7 +39,7 @@ WATCHDOG = "watchdog"
 STOPPED_AFTER = timedelta(minutes=20)
 """An evaluation older than this means that nobody watches."""
 
-SENDING_SECONDS = 40.0
+SENDING_SECONDS = 30.0
 """A round of sending starts no further message after this; a sensor's tick may take a minute."""
 
 

@@ -119,7 +119,7 @@ def _circumstances(
         if incident.topic.kind is Kind.VENDOR_DOWN:
             explained = [sighting.topic for sighting in seen if sighting.cause == incident.topic]
             behind = [f"{topic.market} {topic.symbol} {topic.interval}" for topic in explained]
-            found[incident.id] = Circumstances(behind=behind)
+            found[incident.id] = Circumstances(more={"behind": "; ".join(behind)})
     return found
 
 

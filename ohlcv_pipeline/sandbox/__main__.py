@@ -24,7 +24,8 @@ paths:
   /alpaca/v2/stocks/bars?symbols=AAPL,BRK.B&timeframe=1Min&start=...&end=...
   /tiingo/tiingo/daily/BRK-B/prices?startDate=2026-11-02&endDate=2026-11-18
   /tiingo/iex/BRK-B/prices?resampleFreq=1min&startDate=2026-11-18&endDate=2026-11-18
-  /admin/health, /admin/faults, /admin/requests, /admin/outages, /admin/limits, /admin/clock
+  /admin/health, /admin/faults, /admin/requests, /admin/outages, /admin/limits, /admin/clock,
+  /admin/mail
 
 examples:
   a quiet exchange for development:
@@ -65,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--host", type=_loopback, default="127.0.0.1", help="loopback address (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8900, help="port, 0 for any free one (default 8900)")
+    parser.add_argument("--smtp-port", type=int, help="port that takes mail, 0 for any free one (default: none)")
     parser.add_argument("--seed", type=int, default=7, help="the same seed gives the same bars (default 7)")
     parser.add_argument(
         "--limits", choices=("on", "off"), default="off", help="enforce the vendors' request limits (default off)"
@@ -77,7 +79,10 @@ def main() -> None:
     """Serve until interrupted; one line on stdout says when and where the sandbox is ready."""
     arguments = _arguments()
     listener = socket.create_server((arguments.host, arguments.port), backlog=1024)
-    config = Config(seed=arguments.seed, limits=arguments.limits == "on", now=arguments.now)
+    mail = None
+    if arguments.smtp_port is not None:
+        mail = socket.create_server((arguments.host, arguments.smtp_port), backlog=128)
+    config = Config(seed=arguments.seed, limits=arguments.limits == "on", now=arguments.now, mail=mail)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(config),
@@ -91,7 +96,10 @@ def main() -> None:
     )
     # The socket already listens: a client that connects now waits until the server accepts.
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(f"sandbox ready on http://{host}:{port} (seed {config.seed}, limits {arguments.limits})\n")
+    told = f"seed {config.seed}, limits {arguments.limits}"
+    if mail is not None:
+        told += f", mail {mail.getsockname()[1]}"
+    sys.stdout.write(f"sandbox ready on http://{host}:{port} ({told})\n")
     sys.stdout.flush()
     server.run(sockets=[listener])
 

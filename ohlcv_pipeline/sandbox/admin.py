@@ -1,4 +1,4 @@
-"""`/admin`: switch faults, limits and the clock; read the journal and the declared outages.
+"""`/admin`: switch faults, limits and the clock; read the journal, the declared outages and the mailbox.
 
 Each function takes the exchange and a request and returns a reply; a wrong request is a 400 whose `error`
 is a sentence. What a fault may say is checked in `faults`.
@@ -186,6 +186,23 @@ def _set_clock(exchange: Exchange, request: Request, body: bytes) -> Reply:
     return _clock(exchange, request, body)
 
 
+def _mail(exchange: Exchange, request: Request, body: bytes) -> Reply:
+    return json_reply(200, exchange.mailbox.as_json())
+
+
+def _set_mail(exchange: Exchange, request: Request, body: bytes) -> Reply:
+    refusing = _fields(body, "refusing").get("refusing")
+    if not isinstance(refusing, bool):
+        raise _AdminError("refusing: give true or false.")
+    exchange.mailbox.refusing = refusing
+    return _mail(exchange, request, body)
+
+
+def _reset_mail(exchange: Exchange, request: Request, body: bytes) -> Reply:
+    exchange.mailbox.reset()
+    return json_reply(200, {"reset": True})
+
+
 def _instant(value: object) -> float:
     try:
         instant = datetime.fromisoformat(str(value))
@@ -203,4 +220,5 @@ _ROUTES: dict[str, dict[str, Callable[[Exchange, Request, bytes], Reply]]] = {
     "/outages": {"GET": _outages},
     "/limits": {"GET": _limits, "PUT": _set_limits},
     "/clock": {"GET": _clock, "PUT": _set_clock},
+    "/mail": {"GET": _mail, "PUT": _set_mail, "DELETE": _reset_mail},
 }

@@ -7,6 +7,7 @@ modules', `/admin` is `admin`'s.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from ohlcv_pipeline.sandbox.faults import Fault, Faults
 from ohlcv_pipeline.sandbox.journal import DROPPED, Journal
 from ohlcv_pipeline.sandbox.limits import Limits
 from ohlcv_pipeline.sandbox.listing import SHARE_VENDORS
+from ohlcv_pipeline.sandbox.mail import Mailbox
 from ohlcv_pipeline.sandbox.messages import Ask, Reply, Request, json_reply
 from ohlcv_pipeline.sandbox.series import Series
 from ohlcv_pipeline.sandbox.sessions import Tape
@@ -33,15 +35,19 @@ _OF_ONE_FILE = frozenset({"wrong_checksum", "bad_gzip"})
 
 @dataclass(frozen=True)
 class Config:
-    """`now` freezes the clock (unix seconds); `limits` enforces the vendors' request limits."""
+    """`now` freezes the clock (unix seconds); `limits` enforces the vendors' request limits.
+
+    `mail` is a listening socket that takes mail.
+    """
 
     seed: int = 7
     limits: bool = False
     now: float | None = None
+    mail: socket.socket | None = None
 
 
 class Exchange:
-    """The state of one sandbox: series of coins and shares, clock, limits, faults and journal."""
+    """The state of one sandbox: series of coins and shares, clock, limits, faults, journal and mailbox."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -52,6 +58,7 @@ class Exchange:
         self.faults = Faults()
         self.journal = Journal()
         self.archive = archive.Archive()
+        self.mailbox = Mailbox()
 
     def history_changed(self) -> None:
         """Let corrections and splits take effect everywhere: minutes, days and files."""
@@ -126,7 +133,7 @@ def create_app(config: Config) -> App:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await _lifespan(receive, send)
+            await _lifespan(exchange, receive, send)
             return
         _, _, rest = scope["path"].partition("/")
         prefix, slash, path = rest.partition("/")
@@ -217,9 +224,15 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _lifespan(exchange: Exchange, receive: Receive, send: Send) -> None:
+    mail: asyncio.Server | None = None
     while True:
         kind = (await receive())["type"]
+        if kind == "lifespan.startup" and exchange.config.mail is not None:
+            loop = asyncio.get_running_loop()
+            mail = await loop.create_server(exchange.mailbox.protocol, sock=exchange.config.mail)
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
+            if mail is not None:
+                mail.close()
             return
