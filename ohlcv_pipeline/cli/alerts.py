@@ -12,6 +12,7 @@ import typer
 from ohlcv_pipeline.cli import console, errors
 from ohlcv_pipeline.cli.errors import CliError, UsageError
 from ohlcv_pipeline.cli.options import JsonOption, MarketOption, open_platform, tables, usage
+from ohlcv_pipeline.wording import many
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.ledger.models import Incident, MaintenanceWindow, Message
@@ -156,7 +157,7 @@ def ack(
     if as_json:
         console.write_json({"messages": chosen[:count], "incidents": ended})
     else:
-        console.out.print(f"Acknowledged {console.many(count + len(ended), 'entry', 'entries')}.")
+        console.out.print(f"Acknowledged {many(count + len(ended), 'entry', 'entries')}.")
     return errors.SUCCESS
 
 
@@ -235,7 +236,7 @@ def _delivered(done: Delivery, as_json: bool) -> int:
     if as_json:
         console.write_json({"sent": done.sent, "failed": done.failed})
     else:
-        console.out.print(f"{console.many(done.sent, 'message')} accepted, {len(done.failed)} not.")
+        console.out.print(f"{many(done.sent, 'message')} accepted, {len(done.failed)} not.")
         if done.failed:
             console.note(f"Refused with {', '.join(sorted(set(done.failed)))}; they are tried again by themselves.")
     return errors.FAILED if done.failed else errors.SUCCESS

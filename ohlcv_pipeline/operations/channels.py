@@ -86,17 +86,17 @@ def send_mail(mail: MailSettings, message: Message, seconds: float = MAIL_SECOND
 
 @contextmanager
 def _connected(mail: MailSettings, seconds: float) -> Iterator[smtplib.SMTP]:
+    server: smtplib.SMTP = smtplib.SMTP(timeout=seconds)
     if mail.security == "ssl":
-        server: smtplib.SMTP = smtplib.SMTP_SSL(
-            mail.host, mail.port, timeout=seconds, context=ssl.create_default_context()
-        )
-    else:
-        server = smtplib.SMTP(mail.host, mail.port, timeout=seconds)
+        server = smtplib.SMTP_SSL(timeout=seconds, context=ssl.create_default_context())
+    # Whom its certificate must name; smtplib knows it only if it connects before the clock below runs.
+    server._host = mail.host  # type: ignore[attr-defined]
     # The timeout is of each wait; a server that answers byte by byte would never end.
     deadline = threading.Timer(seconds, _hang_up, [server])
     deadline.daemon = True
     deadline.start()
     try:
+        server.connect(mail.host, mail.port)
         if mail.security == "starttls":
             server.starttls(context=ssl.create_default_context())
         if mail.user:
