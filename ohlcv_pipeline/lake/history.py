@@ -111,7 +111,8 @@ def _overlaid(held: pa.Table, replaced: pa.Table, at_us: int) -> pa.Table:
         at = np.minimum(np.searchsorted(starts, buckets), len(starts) - 1)
         kept[at[starts[at] == buckets]] = False
     bars = held.select(BAR_SCHEMA.names)
-    if kept.all() and not len(buckets):
-        return bars
-    bars = pa.concat_tables([bars.filter(pa.array(kept)), replaced.filter(pa.array(first))])
-    return bars.take(pa.array(np.argsort(micros(bars["bucket_start"]), kind="stable"))) if len(buckets) else bars
+    if not len(buckets):
+        return bars if kept.all() else bars.filter(pa.array(kept))
+    rows = np.append(np.flatnonzero(kept), len(starts) + np.flatnonzero(first))
+    rows = rows[np.argsort(np.append(starts, buckets)[rows], kind="stable")]
+    return pa.concat_tables([bars, replaced]).take(pa.array(rows))

@@ -13,12 +13,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import dataset
 
 from ohlcv_pipeline.frames import BAR_SCHEMA, TIMESTAMP, VALUE_COLUMNS, micros
-from ohlcv_pipeline.lake.catalog import DAMAGE, Catalog, LakeError, retry_conflicts
+from ohlcv_pipeline.lake.catalog import Catalog, LakeError, retry_conflicts
 from ohlcv_pipeline.lake.files import DataFile, data_files, newest_snapshot
+from ohlcv_pipeline.lake.scan import Window, scan
 from ohlcv_pipeline.lake.tables import (
     ABSENT_BUCKETS,
     ACTION_COVERAGE,
@@ -75,12 +74,13 @@ class Reader:
     ) -> pa.Table:
         """Return the same with the columns of a schema, which are among those of `STORED_BARS`."""
         table = bars_table(market, interval)
-        files = [file for file in self.files(market, interval) if _overlaps(file, start_us, end_us)]
+        window = Window(symbol, start_us, end_us)
+        files = [file for file in self.files(market, interval) if window.overlaps(file)]
         if not files:
             return schema.empty_table()
-        # DuckLake asks its catalog a dozen questions a scan; files without marks of deletion can be read as they are.
-        if all(file.marks is None and "://" not in file.path for file in files):
-            bars = _read_directly([file.path for file in files], symbol, start_us, end_us, schema)
+        # DuckLake asks its catalog a dozen questions a scan; files of this machine can be read as they are.
+        if all("://" not in file.path for file in files):
+            bars = scan(files, window, schema)
         else:
             bars = self.query(
                 f"SELECT {', '.join(schema.names)} FROM {table} WHERE symbol = ?"
@@ -88,7 +88,8 @@ class Reader:
                 [symbol, start_us, end_us],
             ).cast(schema)
         starts = micros(bars["bucket_start"])
-        return bars if (np.diff(starts) > 0).all() else bars.sort_by("bucket_start")
+        # Bars come file by file, each sorted by itself, which this sort of runs makes use of.
+        return bars if (np.diff(starts) > 0).all() else bars.take(pa.array(np.argsort(starts, kind="stable")))
 
     def files(self, market: str, interval: Interval) -> list[DataFile]:
         """Return the files of a bars table, oldest bars first."""
@@ -299,24 +300,6 @@ class Reader:
         return self.query(f"SELECT * FROM lake.{name} WHERE {where} ORDER BY symbol, partition", parameters).cast(
             schema
         )
-
-
-def _read_directly(paths: Sequence[str], symbol: str, start_us: int, end_us: int, schema: pa.Schema) -> pa.Table:
-    """Return one symbol's bars from Parquet files that have all their rows. Raises LakeError."""
-    bucket = pc.field("bucket_start")
-    start, end = (pa.scalar(us, pa.int64()).cast(TIMESTAMP) for us in (start_us, end_us))
-    wanted = (pc.field("symbol") == symbol) & (bucket >= start) & (bucket < end)
-    try:
-        files = dataset.dataset(list(paths), schema=STORED_BARS, format="parquet")
-        return files.to_table(columns=schema.names, filter=wanted).cast(schema)
-    except DAMAGE as error:
-        raise LakeError(f"the lake cannot be read: {error}") from error
-
-
-def _overlaps(file: DataFile, start_us: int, end_us: int) -> bool:
-    if file.first_us is None or file.last_us is None:
-        return True
-    return file.first_us < end_us and file.last_us >= start_us
 
 
 def _in_utc(table: pa.Table) -> pa.Table:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ohlcv_pipeline.bars.verify import verify_files
 from ohlcv_pipeline.lake.catalog import LakeError, transaction
 from ohlcv_pipeline.lake.files import data_files, newest_snapshot
+from ohlcv_pipeline.lake.reader import DATED_BARS
 from ohlcv_pipeline.lake.store import Store, open_store
 from ohlcv_pipeline_tests.bars.vendor import (
     BTC,
@@ -20,12 +22,14 @@ from ohlcv_pipeline_tests.bars.vendor import (
     bars_of,
     change,
     fill,
+    new_store,
     offer,
     publish_one,
     step,
     us,
     utc,
 )
+from ohlcv_pipeline_tests.lake.first_release import FIRST_RELEASE
 
 NOW = utc("2025-11-21 12:00")
 DAYS = ["2025-11-19", "2025-11-20"]
@@ -137,3 +141,39 @@ def test_rows_marked_as_deleted_are_not_read(store: Store) -> None:
     fill(store, DAYS, [Vendor()], NOW)
     change(store, "DELETE FROM lake.crypto.ohlcv_minute WHERE minute(bucket_start) <> 0")
     assert btc(store) == bars_of("BTC", MINUTE, us(DAYS[0]) + np.arange(48) * 60 * MINUTE.step_us)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("2025-11-17", "2025-11-21"), ("2025-11-18 23:00", "2025-11-19 02:00"), ("2025-11-20 23:58", "2025-11-22")],
+)
+@pytest.mark.parametrize("symbol", ["BTC", "ETH", "SOL"])
+def test_of_a_file_with_marks_is_read_what_ducklake_reads(store: Store, symbol: str, start: str, end: str) -> None:
+    """Though by itself, group by group of its rows, which are of one symbol or of two."""
+    change(store, "CALL lake.set_option('parquet_row_group_size', 2048)")
+    fill(store, ["2025-11-17", "2025-11-18", *DAYS], [Vendor()], NOW, instruments=[BTC, ETH])
+    change(store, "DELETE FROM lake.crypto.ohlcv_minute WHERE epoch(bucket_start) % 420 = 60")
+    (file,) = store.reader.files(CRYPTO.name, MINUTE)
+    assert file.marks
+    assert pq.read_metadata(file.path).num_row_groups > 3
+    columns = ", ".join(DATED_BARS.names)
+    stored = store.reader.query(
+        f"SELECT {columns} FROM lake.crypto.ohlcv_minute WHERE symbol = ? AND bucket_start >= make_timestamptz(?)"
+        " AND bucket_start < make_timestamptz(?) ORDER BY bucket_start",
+        [symbol, us(start), us(end)],
+    )
+    read = store.reader.dated_bars(CRYPTO.name, MINUTE, symbol, us(start), us(end))
+    assert read == stored.cast(DATED_BARS)
+    assert bool(read.num_rows) is (symbol != "SOL")
+
+
+def test_a_file_with_marks_may_lack_a_column_of_this_release(store: Store, tmp_path: Path) -> None:
+    fill(store, DAYS, [Vendor()], NOW)
+    change(store, *FIRST_RELEASE, "DELETE FROM lake.crypto.ohlcv_minute WHERE minute(bucket_start) <> 0")
+    store.catalog.close()
+    migrated = new_store(tmp_path)
+    (file,) = migrated.reader.files(CRYPTO.name, MINUTE)
+    assert "published_at" not in pq.read_schema(file.path).names
+    read = migrated.reader.dated_bars(CRYPTO.name, MINUTE, "BTC", us(DAYS[0]), us("2025-11-21"))
+    assert (read.num_rows, read["published_at"].null_count) == (48, 48)
+    migrated.catalog.close()
