@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class RawStore:
                 "fetched_at": [o.fetched_at for o in objects],
                 "note": [o.note for o in objects],
                 "body": [o.body for o in objects],
-                "asked": [None if o.asked is None else asdict(o.asked) for o in objects],
+                "asked": [None if o.asked is None else vars(o.asked) for o in objects],
             },
             schema=_SCHEMA,
         )
