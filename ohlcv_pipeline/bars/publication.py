@@ -140,7 +140,8 @@ class Decision:
         old_absent: list[dict[str, Any]] = []
         looks: list[dict[str, Any]] = []
         findings: list[dict[str, Any]] = []
-        for offer in offers:
+        # In the order of the table, so that its files need no sorting.
+        for offer in sorted(offers, key=lambda each: each.instrument.symbol):
             symbol = offer.instrument.symbol
             held = bars.get(symbol, stored.bars.slice(0, 0))
             formed = stored_form(symbol, offer.judged, offer.deliveries, self.order.run_id, stored.next_at)

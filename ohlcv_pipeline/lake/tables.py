@@ -305,7 +305,6 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
             for interval in Interval:
                 table = bars_table(market, interval)
                 connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
-                connection.execute(f"ALTER TABLE {table} SET SORTED BY (symbol, bucket_start)")
                 connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0, NULL)", [market, interval])
     if version < newest:
         for name in _SHARED:

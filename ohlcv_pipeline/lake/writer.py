@@ -72,8 +72,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a publication does. `deleted` and `superseded` are the same rows: out of the table, into revisions.
+    """What a publication does.
 
+    `inserted` is sorted by symbol and bucket, and so written; `superseded` goes out of the table and into revisions.
     `manifest` replaces the rows of the same cells; `present` holds absent buckets whose mark is removed; `decided`
     replaces the same rows of the quarantine.
     """
@@ -330,9 +331,10 @@ def _table(
 
 
 def insert_rows(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
-    """Insert rows, which have the table's columns in its order, into a table of the lake."""
+    """Insert rows, which have the table's columns in its order, into a table of the lake; a file has them in theirs."""
     if rows.num_rows:
-        connection.register("incoming", rows)
+        # DuckDB writes the chunks of a table side by side, so that they end up in any order.
+        connection.register("incoming", rows.combine_chunks())
         connection.execute(f"INSERT INTO lake.{name} SELECT * FROM incoming")
         connection.unregister("incoming")
 

@@ -177,3 +177,12 @@ def test_a_file_with_marks_may_lack_a_column_of_this_release(store: Store, tmp_p
     read = migrated.reader.dated_bars(CRYPTO.name, MINUTE, "BTC", us(DAYS[0]), us("2025-11-21"))
     assert (read.num_rows, read["published_at"].null_count) == (48, 48)
     migrated.catalog.close()
+
+
+def test_a_published_file_is_in_the_order_of_its_table(store: Store) -> None:
+    """Whichever order the symbols came in; nothing sorts the rows on their way into the file."""
+    fill(store, DAYS, [Vendor()], NOW, instruments=[ETH, BTC])
+    (file,) = store.reader.files(CRYPTO.name, MINUTE)
+    stored = pq.read_table(file.path, columns=["symbol", "bucket_start"])
+    assert stored.num_rows == 4 * 1440
+    assert stored.equals(stored.sort_by([("symbol", "ascending"), ("bucket_start", "ascending")]))
