@@ -66,7 +66,7 @@ def test_case_6_identical_duplicates_collapse_and_are_counted(
     exchange.fault(kind="duplicate", vendor=vendor, start=TEN_TO_THREE, end=THREE)
     told = line.deliver(**alone(vendor))
     assert values(told.bars) == values(plain)
-    assert told.outcome.duplicates == 10
+    assert {symbol: len(twice) for symbol, twice in told.outcome.duplicates.items()} == {"BTC": 10}
     assert told.quarantine == []
 
 
