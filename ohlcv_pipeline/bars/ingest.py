@@ -39,7 +39,7 @@ class Outcome:
     """What a run did. `failures` and `shifted` name the cells that could not be accounted for: symbol, partition.
 
     `retries` counts by symbol how often a request was sent again, `retried` names the cells that such a request was
-    about. `duplicates` are, by symbol, the buckets that were delivered more than once.
+    about. `duplicates` are, by symbol, the buckets that one answer held more than once.
     `drift` says what is new about the vendors' formats; nothing was lost by it.
     """
 

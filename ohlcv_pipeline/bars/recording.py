@@ -19,13 +19,15 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION, run_checksum
 from ohlcv_pipeline.bars.ingest import Outcome
 from ohlcv_pipeline.bars.planning import Order
-from ohlcv_pipeline.bars.report import Entry, report
+from ohlcv_pipeline.bars.report import Entry, neighbours, report
 from ohlcv_pipeline.lake.catalog import LakeError
-from ohlcv_pipeline.ledger import runs
+from ohlcv_pipeline.ledger import remediation, runs
+from ohlcv_pipeline.ledger.remediation import NewEntry
 from ohlcv_pipeline.ledger.runs import FAILED, MANUAL, PARTIAL, SCHEDULED, SUCCESS, Account, Begun
 from ohlcv_pipeline.markets import Instrument, from_us, to_us
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.progress import Progress
+from ohlcv_pipeline.vendors.errors import Remedy
 
 REQUEST_TAG = "ohlcv/request"
 """Set on a run of Dagster that does what a request in the ledger asks for: its id."""
@@ -118,6 +120,7 @@ class Recording:
             _account(entry, failed.get(entry.symbol), outcome.retries[entry.symbol], entry.symbol in written)
             for entry in entries
         ]
+        remediation.log(home.ledger, noted(order, outcome, now), now)
         self.ended = True
         return runs.end(home.ledger, self._run.id, accounts, run_checksum(rows["checksum"].to_pylist()), now)
 
@@ -150,6 +153,43 @@ def _account(entry: Entry, code: str | None, retries: int, written: bool) -> Acc
         retries=retries,
         report=entry.as_fact(status),
     )
+
+
+def noted(order: Order, outcome: Outcome, now: datetime) -> list[NewEntry]:
+    """Return what the remediation log is told of a run: requests sent again, and buckets that came twice.
+
+    A cell of which a request was sent again has one entry: recovered, or open until its bars are there.
+    """
+    market, interval = order.market, order.interval
+    instruments = {instrument.symbol: instrument for instrument in order.instruments}
+    spent = {cell for cell, error in outcome.failures.items() if error.remedy is not Remedy.GIVE_UP}
+
+    def entry(symbol: str, first_us: int, last_us: int, issue: str, note: str, resolution: str | None) -> NewEntry:
+        return NewEntry(
+            market=market.name,
+            symbol=symbol,
+            interval=str(interval),
+            issue_type=issue,
+            range_start=from_us(first_us),
+            range_end=from_us(last_us),
+            note=note,
+            detected_at=now,
+            run_id=order.run_id,
+            resolution=resolution,
+        )
+
+    entries = []
+    for symbol, key in sorted(spent | (outcome.retried - set(outcome.failures))):
+        buckets = market.expected(interval, instruments[symbol], *market.partition_bounds(interval, key), to_us(now))
+        if len(buckets):
+            told = ("refused", None) if (symbol, key) in spent else ("retried", "recovered")
+            entries.append(entry(symbol, int(buckets[0]), int(buckets[-1]), "partial_source", *told))
+    for symbol, twice in sorted(outcome.duplicates.items()):
+        entries += [
+            entry(symbol, each.first_us, each.last_us, "duplicate", "repeated", "deduplicated")
+            for each in neighbours(market, interval, twice)
+        ]
+    return entries
 
 
 @contextmanager

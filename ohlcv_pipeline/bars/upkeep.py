@@ -20,7 +20,9 @@ from ohlcv_pipeline.bars.verify import Verification, actual_checksums, unaccount
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.maintenance import Maintenance, maintain
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.markets import Interval, Market
+from ohlcv_pipeline.ledger import remediation
+from ohlcv_pipeline.ledger.remediation import NewEntry
+from ohlcv_pipeline.markets import MARKETS, Interval, Market, from_us
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.resources import PlatformResource
 
@@ -138,6 +140,33 @@ def figures(found: Verification, done: Repair, left: Verification) -> dict[str, 
     return counts
 
 
+def damage(done: Repair, now: datetime, run_id: str) -> list[NewEntry]:
+    """Return what the remediation log is told of a scrub: an entry a damaged cell, open where it is not healed."""
+    entries = []
+    for cells, note, resolution in (
+        (done.healed + done.revised, "healed", "rewritten"),
+        (done.unhealed, "mismatch", None),
+    ):
+        for cell in cells:
+            of, interval = MARKETS[cell["market"]], Interval(cell["interval"])
+            buckets = of.buckets(interval, *of.partition_bounds(interval, cell["partition"]))
+            entries.append(
+                NewEntry(
+                    market=of.name,
+                    symbol=cell["symbol"],
+                    interval=str(interval),
+                    issue_type="checksum_mismatch",
+                    range_start=from_us(buckets[0]),
+                    range_end=from_us(buckets[-1]),
+                    note=note,
+                    detected_at=now,
+                    run_id=run_id,
+                    resolution=resolution,
+                )
+            )
+    return entries
+
+
 @dg.asset(
     key=SCRUB_KEY,
     group_name="lake",
@@ -157,6 +186,7 @@ def scrub(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform
     """Verify tonight's part of the lake and heal it; fail with a table of what could not be healed."""
     home, now = platform.platform, datetime.now(UTC)
     found, done, left = repair_all(home, lambda: scrubbed(home, now), now)
+    remediation.log(home.ledger, damage(done, now, context.run.run_id), now)
     if not left.passed:
         wrong = problems(left)
         raise dg.Failure(

@@ -62,7 +62,7 @@ class NewEntry:
 
 
 def log(ledger: Ledger, entries: Sequence[NewEntry], now: datetime) -> None:
-    """Open entries in one transaction. An open one of the same run, issue and range is not opened twice."""
+    """Open entries in one transaction; one that is open already, of the same issue and range, is not opened again."""
     if entries:
         with ledger.write() as session:
             _open(session, entries, now)

@@ -10,7 +10,7 @@ import pytest
 from ohlcv_pipeline.bars import assets, recording
 from ohlcv_pipeline.bars.checksum import run_checksum
 from ohlcv_pipeline.lake.catalog import LakeError
-from ohlcv_pipeline.ledger import requests, runs
+from ohlcv_pipeline.ledger import remediation, requests, runs
 from ohlcv_pipeline.ledger.models import IngestionRun
 from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline_tests.integration.conftest import Install
@@ -142,3 +142,35 @@ def test_a_requested_run_is_measured_over_the_window_that_was_asked_for(crypto: 
     assert (parent.id, parent.status, parent.row_count) == (row.id, "success", 60)
     assert list(children) == ["BTC"]
     assert crypto.manifest()["BTC", DAY]["rows"] == 1440
+
+
+def logged(at: Installation) -> set[tuple[str, str, str | None, datetime, datetime]]:
+    return {
+        (each.asset_symbol, each.issue_type, each.resolution, each.range_start, each.range_end)
+        for each in remediation.page(at.platform.ledger)
+    }
+
+
+def test_one_retry_sequence_is_one_entry_recovered_or_open_until_the_bars_are_there(install: Install) -> None:
+    crypto = install(vendors={"coinbase": VendorSettings(attempts=2), "kraken": VendorSettings(attempts=1)})
+    crypto.enable_only("BTC", "ETH")
+    crypto.exchange.fault(kind="truncated", vendor="coinbase", symbol="BTC", times=1)
+    crypto.exchange.fault(kind="bad_gzip", vendor="coinbase", symbol="ETH")
+    crypto.materialise(DAY, retry=False)
+    last = START + timedelta(hours=23, minutes=59)
+    assert logged(crypto) == {
+        ("BTC", "partial_source", "recovered", START, last),
+        ("ETH", "partial_source", None, START, last),
+    }
+    crypto.materialise(DAY, retry=False)
+    assert len(remediation.page(crypto.platform.ledger)) == 2
+
+
+def test_buckets_that_came_twice_are_noted_as_ranges(crypto: Installation) -> None:
+    crypto.exchange.fault(
+        kind="duplicate", vendor="coinbase", symbol="BTC", start=START, end=START + timedelta(minutes=4)
+    )
+    crypto.materialise(DAY)
+    found = {each for each in logged(crypto) if each[1] == "duplicate"}
+    assert found
+    assert {(symbol, resolution) for symbol, _, resolution, _, _ in found} == {("BTC", "deduplicated")}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ohlcv_pipeline.bars.schedules import due_partitions
 from ohlcv_pipeline.bars.upkeep import NIGHTS, tonight
 from ohlcv_pipeline.bars.verify import actual_checksums
+from ohlcv_pipeline.ledger import remediation
 from ohlcv_pipeline.markets import Interval, market
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, RANGE, Installation, Run
@@ -114,6 +115,7 @@ def test_schedules_start_as_the_setting_says(install: Install, switched_on: bool
         "crypto_usdt_reconcile",
         "verify",
         "lake_maintenance",
+        "remediation_sweep",
     }
     wanted = dg.DefaultScheduleStatus.RUNNING if switched_on else dg.DefaultScheduleStatus.STOPPED
     assert {schedule.default_status for schedule in schedules} == {wanted}
@@ -128,6 +130,7 @@ def test_schedules_tick_in_utc_at_their_hours(crypto: Installation) -> None:
         assert ticks.pop(f"{of}_reconcile") == ("30 3 * * *", "UTC")
         if market(of).actions_vendor:
             assert ticks.pop(f"{of}_actions_refresh") == ("0 18 * * *", "America/New_York")
+    assert ticks.pop("remediation_sweep") == ("0 3 * * *", "UTC")
     assert ticks == {"verify": ("30 2 * * *", "UTC"), "lake_maintenance": ("30 4 * * 0", "UTC")}
 
 
@@ -164,6 +167,8 @@ def test_scrub_heals_a_flipped_byte_without_the_vendors_and_warns(crypto: Instal
     assert (run.checks["undamaged"].passed, run.checks["undamaged"].severity) == (False, dg.AssetCheckSeverity.WARN)
     shown = scrubbed(run)
     assert (shown["damaged_files"], shown["replaced_files"], shown["healed_cells"], shown["unhealed"]) == (1, 1, 3, 0)
+    logged = remediation.page(crypto.platform.ledger, issue_type="checksum_mismatch")
+    assert [(each.resolution, each.run_id) for each in logged] == [("rewritten", run.result.run_id)] * 3
     assert crypto.query(BARS) == bars
     assert crypto.job("verify_lake").green == {"undamaged"}
 
@@ -192,6 +197,8 @@ def test_scrub_fails_and_names_what_nobody_can_heal(crypto: Installation) -> Non
     wrong = [row.data for row in run.failure.metadata["worst"].records]
     assert {"what": "damaged file", "where": path.name} in wrong
     assert run.happened(dg.DagsterEventType.STEP_UP_FOR_RETRY) == 0
+    (entry,) = remediation.page(crypto.platform.ledger)
+    assert (entry.asset_symbol, entry.issue_type, entry.resolved) == ("ETH", "checksum_mismatch", False)
 
 
 def test_a_night_scrubs_what_is_young_and_in_thirty_nights_everything(crypto: Installation) -> None:
