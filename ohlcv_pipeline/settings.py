@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     read_rate_per_minute: int = Field(600, ge=0, description="GET requests of one address, 0 for no limit")
     write_rate_per_minute: int = Field(60, ge=0, description="POST requests of one address, 0 for no limit")
     request_seconds: float = Field(10.0, gt=0, description="until the answer to a request begins")
+    metrics_address: str = Field(
+        "127.0.0.1:9464", description="where Prometheus asks while the service runs, empty for nowhere"
+    )
     schedules: bool = Field(True, description="whether the schedules run from the start")
     raw_retention_days: int = Field(30, ge=1)
     snapshot_retention_days: int = Field(7, ge=1)
@@ -191,6 +194,20 @@ class Settings(BaseSettings):
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no mail address; write e.g. oncall@example.org,desk@example.org")
         return given
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _host_and_port(cls, given: str) -> str:
+        host, _, port = given.rpartition(":")
+        if given and (not host or not port.isdecimal() or int(port) > 65535):
+            raise ValueError(f"{given!r} is no address to listen on; write e.g. 127.0.0.1:9464")
+        return given
+
+    @property
+    def metrics_host_and_port(self) -> tuple[str, int] | None:
+        """Where the service listens for whoever collects metrics, None for nowhere."""
+        host, _, port = self.metrics_address.rpartition(":")
+        return (host.strip("[]"), int(port)) if host else None
 
     def freshness_threshold(self, market: str, interval: Interval) -> float:
         """Return how many minutes of market time a series of a table may lag."""

@@ -74,3 +74,12 @@ def heads(reader: Reader) -> Mapping[tuple[str, str], int]:
         return {}
     rows = reader.query("SELECT market, interval, version FROM lake.heads").to_pylist()
     return {(row["market"], row["interval"]): row["version"] for row in rows}
+
+
+def undecided(reader: Reader) -> Mapping[tuple[str, ...], int]:
+    """Return (market, interval) → unpublished rows of the quarantine that wait for a decision. Raises LakeError."""
+    found = reader.query(
+        "SELECT market, interval, count(*) AS n FROM lake.quarantine WHERE decision IS NULL AND NOT published"
+        " GROUP BY ALL ORDER BY ALL"
+    )
+    return {(row["market"], row["interval"]): row["n"] for row in found.to_pylist()}

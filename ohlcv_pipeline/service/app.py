@@ -25,6 +25,7 @@ from ohlcv_pipeline.service import problems, routes
 from ohlcv_pipeline.service.board import Boards
 from ohlcv_pipeline.service.context import Clock, Context
 from ohlcv_pipeline.service.guard import Guard, RateLimit, log
+from ohlcv_pipeline.service.metrics import Monitoring
 from ohlcv_pipeline.service.routing import StrictRoute, to_json
 from ohlcv_pipeline.service.snapshot import Summary
 from ohlcv_pipeline.service.templating import render
@@ -57,17 +58,18 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
     if settings.profile == "live" and not settings.admin_token.get_secret_value():
         raise UnsafeSettingsError("the live profile needs OHLCV_ADMIN_TOKEN, which operators send as X-Admin-Token")
     context = Context(platform, clock, Summary(platform, clock), CellCache(), Boards(platform, clock))
+    monitoring = Monitoring(context)
     app = FastAPI(
         title="ohlcv_pipeline",
         description="Status, lineage, ingestion and alerts of market data in which every bar is accounted for.",
         version=__version__,
-        lifespan=_lifespan(context),
+        lifespan=_lifespan(context, monitoring),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.context = context
+    app.state.context, app.state.monitoring = context, monitoring
     app.router.route_class = StrictRoute
     problems.install(app)
     for router in routes.routers(settings):
@@ -79,6 +81,7 @@ def create_app(platform: Platform, clock: Clock = utc_now) -> FastAPI:
         reads=RateLimit(settings.read_rate_per_minute),
         writes=RateLimit(settings.write_rate_per_minute),
         seconds=settings.request_seconds,
+        observe=monitoring.observe,
     )
     return app
 
@@ -107,7 +110,7 @@ def _describe(app: FastAPI) -> None:
         return render("docs.html", document=document)
 
 
-def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(context: Context, monitoring: Monitoring) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = READERS
@@ -115,7 +118,8 @@ def _lifespan(context: Context) -> Callable[[FastAPI], AbstractAsyncContextManag
         await summary.once()
         tasks = [asyncio.create_task(chore.forever()) for chore in (summary, *others)]
         try:
-            yield
+            with monitoring.listening():
+                yield
         finally:
             for task in tasks:
                 task.cancel()

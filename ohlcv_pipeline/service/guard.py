@@ -82,11 +82,22 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """Wraps the application; `seconds` is how long a request may take until its answer begins."""
+    """Wraps the application; `seconds` is how long a request may take until its answer begins.
 
-    def __init__(self, app: App, reads: RateLimit, writes: RateLimit, seconds: float) -> None:
+    `observe` hears of each answer: route, method, status (0 if it was cut off before it began) and seconds.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        reads: RateLimit,
+        writes: RateLimit,
+        seconds: float,
+        observe: Callable[[str, str, int, float], None],
+    ) -> None:
         self.app = app
         self.seconds = seconds
+        self.observe = observe
         self._reads = reads
         self._writes = writes
 
@@ -141,8 +152,9 @@ class _Exchange:
             if problem is not None:
                 await self._answer(problem)
         finally:
-            spent = (time.perf_counter() - begun) * 1e3
-            log.info("%s %s %s %s %.1f ms", self._id, self._method, self._route, self._status, spent)
+            spent = time.perf_counter() - begun
+            self._guard.observe(self._route, self._method, self._status or 0, spent)
+            log.info("%s %s %s %s %.1f ms", self._id, self._method, self._route, self._status, spent * 1e3)
 
     async def _attempt(self) -> None:
         headers = dict(self._scope["headers"])

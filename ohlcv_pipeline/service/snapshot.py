@@ -26,6 +26,9 @@ from ohlcv_pipeline.service.routing import to_json
 OLDEST = timedelta(seconds=15)
 """When the summary is worked out again though nothing was stored: every lag has grown by then."""
 
+UNREACHED = timedelta(seconds=30)
+"""When lake or ledger count as out of reach: they are looked at every second, and a look may take a while."""
+
 EXPIRED = timedelta(minutes=2)
 """A summary that could not be renewed for so long is not shown any more."""
 
@@ -81,6 +84,7 @@ class Summary:
         self._platform, self._clock = platform, clock
         self._tables: dict[tuple[str, Interval], _Table] = {}
         self._newest: Snapshot | None = None
+        self._reached_at: datetime | None = None
         self._marks: tuple[int, str] = (NO_LAKE, "")
         self._versions: Mapping[tuple[str, str], int] = {}
         self._refreshing = threading.Lock()
@@ -92,6 +96,11 @@ class Summary:
             raise unavailable()
         return newest
 
+    def require_reached(self) -> None:
+        """Raise ProblemError if lake and ledger could not both be read lately."""
+        if self._reached_at is None or self._clock() - self._reached_at > UNREACHED:
+            raise unavailable()
+
     def refresh(self) -> bool:
         """Take a new snapshot if lake or ledger have changed, or time has gone by; return whether one was taken.
 
@@ -101,6 +110,7 @@ class Summary:
             platform, now = self._platform, self._clock()
             reader, newest = platform.reading.reader, self._newest
             marks = (newest_number(reader), platform.ledger.mark())
+            self._reached_at = now
             if newest is not None and marks == self._marks and now - newest.overview.generated_at < OLDEST:
                 return False
             if marks[0] != self._marks[0]:

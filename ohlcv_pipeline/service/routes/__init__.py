@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from ohlcv_pipeline.service.routes import alerts, ingestion, lineage, pages, remediation, status
+from ohlcv_pipeline.service.routes import alerts, health, ingestion, lineage, pages, remediation, status
 from ohlcv_pipeline.settings import Settings
 
 
 def routers(_settings: Settings) -> list[APIRouter]:
     """Return the routers of an installation. Of two routes that fit a path, the first one answers."""
-    return [status.router, remediation.router, lineage.router, ingestion.router, alerts.router, pages.router]
+    return [
+        status.router,
+        remediation.router,
+        lineage.router,
+        ingestion.router,
+        alerts.router,
+        health.router,
+        pages.router,
+    ]
