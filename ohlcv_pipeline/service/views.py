@@ -255,7 +255,9 @@ def iso(instant: datetime | str) -> str:
 
 
 def known(value: object) -> object:
-    """Return a value, or an empty text for none: what a cell is sorted by."""
+    """Return what a cell is sorted by, as a script would write it: an empty text for none, 0 for 0.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return "" if value is None else value
 
 

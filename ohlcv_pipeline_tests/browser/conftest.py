@@ -1,0 +1,72 @@
+"""One Chromium for the tests of a process, and one service for those of the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from ohlcv_pipeline_tests.browser.site import Site, running_site
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+Open = Callable[..., Page]
+"""Opens a page in a context of its own; keyword arguments are those of the context."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The service over a small lake. Asks for the browser first, lest it be started for nothing."""
+    with running_site(tmp_path_factory.mktemp("site")) as found:
+        yield found
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[Open]:
+    """Open pages of the service; at the end, none has asked another host or met an error in its scripts."""
+    contexts: list[BrowserContext] = []
+    strangers: list[str] = []
+    errors: list[str] = []
+
+    def look(url: str) -> None:
+        if urlsplit(url).scheme in ("http", "https", "ws", "wss") and not url.startswith(site.url):
+            strangers.append(url)
+
+    def listen(kind: str, text: str) -> None:
+        # A request that was made to fail is told of as an error, too; those of a policy or a script are not wanted.
+        if kind == "error" and "Failed to load resource" not in text:
+            errors.append(text)
+
+    def opener(path: str = "/status", **options: Any) -> Page:
+        context = browser.new_context(base_url=site.url, locale="en-GB", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: look(request.url))
+        page.on("console", lambda message: listen(message.type, message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(path)
+        return page
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert strangers == []
+    assert errors == []
