@@ -9,11 +9,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ohlcv_pipeline.frames import VALUE_COLUMNS
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.files import CATALOG
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.lake.tables import MANIFEST, STORED_BARS, bars_table
 from ohlcv_pipeline.markets import Interval
+
+TRACED_BARS = pa.schema(
+    [STORED_BARS.field(name) for name in ("bucket_start", *VALUE_COLUMNS, "source_vendor", "fetched_at", "run_id")]
+)
+"""What the checksum of a bar covers, and who brought it."""
+
+CELLS = pa.schema([MANIFEST.field(name) for name in ("partition", "rows", "checksum", "checksum_version")])
 
 NO_LAKE = -1
 """The number of the snapshot, without anything in it, before the lake's first."""
@@ -31,27 +39,28 @@ class Snapshot:
     number: int
 
     def cells(self, market: str, interval: Interval, symbol: str) -> pa.Table:
-        """Return the manifest rows of one series, of `MANIFEST`, sorted by partition. Raises LakeError."""
+        """Return the cells of one series that hold bars, of `CELLS`, sorted by partition. Raises LakeError."""
         if self.number == NO_LAKE:
-            return MANIFEST.empty_table()
+            return CELLS.empty_table()
         return self._ask(
-            f"SELECT * FROM lake.manifest AT (VERSION => {self.number})"
-            " WHERE market = ? AND interval = ? AND symbol = ? ORDER BY partition",
+            f"SELECT {', '.join(CELLS.names)} FROM lake.manifest AT (VERSION => {self.number})"
+            " WHERE market = ? AND interval = ? AND symbol = ? AND rows > 0 ORDER BY partition",
             [market, interval, symbol],
-        ).cast(MANIFEST)
+        ).cast(CELLS)
 
     def bars(self, market: str, interval: Interval, symbol: str, start_us: int, end_us: int) -> pa.Table:
-        """Return one symbol's bars of `STORED_BARS` with start <= `bucket_start` < end, sorted. Raises LakeError."""
+        """Return one symbol's bars of `TRACED_BARS` with start <= `bucket_start` < end, sorted. Raises LakeError."""
         if self._is_newest():
-            bars = self.reader.series(market, interval, symbol, start_us, end_us, STORED_BARS)
+            bars = self.reader.series(market, interval, symbol, start_us, end_us, TRACED_BARS)
             # Numbers only grow: with no newer snapshot after the read there was none during it.
             if self._is_newest():
                 return bars
         return self._ask(
-            f"SELECT * FROM {bars_table(market, interval)} AT (VERSION => {self.number}) WHERE symbol = ?"
-            " AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?) ORDER BY bucket_start",
+            f"SELECT {', '.join(TRACED_BARS.names)} FROM {bars_table(market, interval)} AT (VERSION => {self.number})"
+            " WHERE symbol = ? AND bucket_start >= make_timestamptz(?) AND bucket_start < make_timestamptz(?)"
+            " ORDER BY bucket_start",
             [symbol, start_us, end_us],
-        ).cast(STORED_BARS)
+        ).cast(TRACED_BARS)
 
     def _is_newest(self) -> bool:
         return newest_number(self.reader) == self.number

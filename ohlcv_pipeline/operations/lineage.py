@@ -13,7 +13,6 @@ from threading import Lock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ohlcv_pipeline.bars.checksum import header, records
 from ohlcv_pipeline.frames import Micros, micros
@@ -25,8 +24,8 @@ COLUMNS = (
     "checksum_version", "partition_checksum",
 )  # fmt: skip
 
-Row = tuple[str, str, str, str, str, str, str, str, int, str]
-"""The values of `COLUMNS` for one bar; times are RFC 3339 in UTC."""
+Row = dict[str, str | int]
+"""One bar: a value for each of `COLUMNS`, in their order; times are RFC 3339 in UTC."""
 
 FIRST_BLOCK, BLOCK = 1_500, 20_000
 """At least so many bars are read together, in the first block and in the others, where there are so many."""
@@ -77,7 +76,6 @@ class CellCache:
 
 def _cells(snapshot: Snapshot, series: Series) -> Cells:
     table = snapshot.cells(series.market.name, series.interval, series.symbol)
-    table = table.filter(pc.greater(table["rows"], 0))
     bounds = [series.market.partition_bounds(series.interval, key) for key in table["partition"].to_pylist()]
     starts, ends = np.array(bounds, np.int64).reshape(-1, 2).T
     return Cells(
@@ -133,9 +131,18 @@ def _rows(bars: pa.Table, cells: Cells, series: Series) -> list[Row]:
     home = (np.searchsorted(cells.starts, starts, side="right") - 1).tolist()
     symbol, market, interval = series.symbol, series.market.name, str(series.interval)
     return [
-        (
-            symbol, market, begin, interval, run, vendor, fetched, own, cells.versions[cell], cells.checksums[cell],
-        )
+        {
+            "asset_symbol": symbol,
+            "market": market,
+            "bucket_start": begin,
+            "interval": interval,
+            "run_id": run,
+            "source_vendor": vendor,
+            "fetched_at": fetched,
+            "checksum_sha256": own,
+            "checksum_version": cells.versions[cell],
+            "partition_checksum": cells.checksums[cell],
+        }
         for begin, run, vendor, fetched, own, cell in zip(
             _texts(starts),
             bars["run_id"].to_pylist(),
@@ -145,7 +152,7 @@ def _rows(bars: pa.Table, cells: Cells, series: Series) -> list[Row]:
             home,
             strict=True,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _texts(instants: Micros) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m ohlcv_pipeline_tests.benchmarks [core|whole]`: measure, print a table, exit 1 on a missed must."""
+"""`python -m ohlcv_pipeline_tests.benchmarks [core|whole|served]`: measure, print a table, exit 1 on a missed must."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ohlcv_pipeline.bars.checksum import run_checksum
 from ohlcv_pipeline.bars.verify import actual_checksums
 from ohlcv_pipeline.lake.maintenance import maintain
 from ohlcv_pipeline.markets import Interval, market
-from ohlcv_pipeline_tests.benchmarks import core, whole
+from ohlcv_pipeline_tests.benchmarks import core, served, whole
 from ohlcv_pipeline_tests.benchmarks.table import Row, render
 
 
 def measure(which: str, path: Path) -> list[Row]:
-    """Return the rows of one half, or of both."""
+    """Return the rows of one part, or of all."""
     rows: list[Row] = []
     # Whole commands first: a child's peak memory counts from that of the process it was forked from.
     if which in ("whole", "all"):
@@ -32,6 +32,9 @@ def measure(which: str, path: Path) -> list[Row]:
         maintain(store, hashes, core.NOW + timedelta(days=30), timedelta(0), timedelta(days=30))
         rows.append(core.as_of(store, "every snapshot expired"))
         rows += [core.gap_scan(), core.session_gap_scan()]
+    if which in ("served", "all"):
+        rows += [served.during_a_backfill(path / "busy"), served.of_many_series(path / "many")]
+        rows.append(served.lineage(path / "lineage"))
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -101,8 +101,7 @@ def lineage(
     following = None
     if found.next_us is not None:
         following = seal({"snapshot": snapshot.number, "next": found.next_us}, *request)
-    items = [dict(zip(rules.COLUMNS, row, strict=True)) for row in found.rows]
-    return json_response({"items": items, "next_cursor": following})
+    return json_response({"items": found.rows, "next_cursor": following})
 
 
 def _pinned(reader: Reader, number: int) -> Snapshot:
@@ -120,7 +119,7 @@ def _stream(form: Literal["ndjson", "csv"], blocks: Iterator[list[rules.Row]], n
 
     def parts() -> Iterator[bytes]:
         if form == "csv":
-            yield _csv([rules.COLUMNS])
+            yield _table([rules.COLUMNS])
         yield write(first)
         for block in blocks:
             yield write(block)
@@ -130,10 +129,14 @@ def _stream(form: Literal["ndjson", "csv"], blocks: Iterator[list[rules.Row]], n
 
 
 def _ndjson(rows: Sequence[rules.Row]) -> bytes:
-    return b"".join(orjson.dumps(dict(zip(rules.COLUMNS, row, strict=True))) + b"\n" for row in rows)
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+def _csv(rows: Sequence[rules.Row]) -> bytes:
+    return _table([row.values() for row in rows])
+
+
+def _table(rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()
