@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from ohlcv_pipeline_tests.bars.vendor import Vendor, fill
@@ -30,7 +32,9 @@ def test_every_answer_is_described(filled: Home, mode: schemathesis.GenerationMo
     operations = [found.ok() for found in described.get_all_operations()]
     assert {"/status/summary", "/lineage", "/alerts/test"} <= {operation.path for operation in operations}
     for operation in operations:
-        hold(operation, mode)
+        # Of an operation that takes any text there is no request that it must refuse.
+        with suppress(Unsatisfiable):
+            hold(operation, mode)
 
 
 def hold(operation: schemathesis.APIOperation, mode: schemathesis.GenerationMode) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from ohlcv_pipeline.service.routes import alerts, health, ingestion, lineage, pages, remediation, status
+from ohlcv_pipeline.service.routes import alerts, demo, health, ingestion, lineage, pages, remediation, status
 from ohlcv_pipeline.settings import Settings
 
 
-def routers(_settings: Settings) -> list[APIRouter]:
+def routers(settings: Settings) -> list[APIRouter]:
     """Return the routers of an installation. Of two routes that fit a path, the first one answers."""
-    return [
+    found = [
         status.router,
         remediation.router,
         lineage.router,
@@ -19,3 +19,4 @@ def routers(_settings: Settings) -> list[APIRouter]:
         health.router,
         pages.router,
     ]
+    return [*found, demo.router] if settings.profile == "sandbox" else found
