@@ -1,4 +1,4 @@
-"""What else the ledger knows of a series when an alert about it is written: its vendors' status, its newest runs."""
+"""What else the ledger knows of a series when an alert about it is written: when it was last fetched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from ohlcv_pipeline.ledger.models import IngestionRun, VendorStatus
-from ohlcv_pipeline.ledger.vendor_status import VALID_FOR
+from ohlcv_pipeline.ledger.models import IngestionRun
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,6 @@ class RunTimes:
 
     last_success_at: datetime | None = None
     last_started_at: datetime | None = None
-
-
-def vendor_statuses(session: Session, now: datetime) -> dict[str, str]:
-    """Return the status of each vendor that was checked lately."""
-    query = select(VendorStatus.vendor, VendorStatus.status).where(VendorStatus.checked_at >= now - VALID_FOR)
-    return dict(session.execute(query).tuples().all())
 
 
 def run_times(session: Session, series: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], RunTimes]:

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from ohlcv_pipeline.bars.freshness import freshness
-from ohlcv_pipeline.ledger import circumstances, monitors
+from ohlcv_pipeline.ledger import circumstances, monitors, vendor_status
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, to_us
 from ohlcv_pipeline.operations.alerts import Circumstances
 from ohlcv_pipeline.operations.evaluation import FRESHNESS, Recorded, record
@@ -53,8 +53,8 @@ def monitor(platform: Platform, now: datetime) -> Recorded:
     ledger = platform.ledger
     sequence = monitors.next_sequence(ledger, FRESHNESS)
     series = evaluate_all(platform, now)
-    with ledger.read() as session:
-        statuses = circumstances.vendor_statuses(session, now)
+    looked_at = vendor_status.newest(ledger)
+    statuses = {name: vendor_status.served(row.status, row.checked_at, now) for name, row in looked_at.items()}
     seen = sightings(series, {vendor for vendor, status in statuses.items() if status in _UNAVAILABLE})
     return record(
         ledger,
@@ -110,7 +110,7 @@ def _circumstances(
     for identifier, key in keys.items():
         each, ran = of_series[key], runs.get(key, circumstances.RunTimes())
         found[identifier] = Circumstances(
-            vendor_status=statuses.get(each.vendors[0]) if each.vendors else None,
+            vendor_status=statuses.get(each.vendors[0], vendor_status.UNKNOWN) if each.vendors else None,
             last_bucket=each.newest,
             last_success_at=ran.last_success_at,
             last_run_started_at=ran.last_started_at,

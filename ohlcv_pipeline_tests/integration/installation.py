@@ -21,7 +21,7 @@ from ohlcv_pipeline.bars.inspection import BY_PARTITION, CHECKS
 from ohlcv_pipeline.definitions import build_definitions
 from ohlcv_pipeline.ledger import symbols
 from ohlcv_pipeline.markets import Interval, Market, market
-from ohlcv_pipeline.operations import remediation_sensors, requests
+from ohlcv_pipeline.operations import alert_sensors, remediation_sensors, requests, vendor_probes
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline.settings import Settings, VendorSettings
@@ -36,6 +36,13 @@ ONE_TRY = {name: VendorSettings(attempts=1) for name in ("coinbase", "kraken", "
 """No retries by the transport, whose waits are real seconds in a run of Dagster."""
 
 
+TIMED = (
+    actions_assets, alert_sensors, assets, checks, reconcile_checks, remediation_sensors, requests, rereading, upkeep,
+    vendor_probes,
+)  # fmt: skip
+"""The modules that read the clock."""
+
+
 def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
     """Let every run and check believe that it is `now`."""
 
@@ -44,7 +51,7 @@ def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return now.astimezone(tz)
 
-    for module in (actions_assets, assets, checks, reconcile_checks, rereading, upkeep, remediation_sensors, requests):
+    for module in TIMED:
         patch.setattr(module, "datetime", Stopped)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ohlcv_pipeline.ledger import circumstances, incidents, maintenance, monitors
 from ohlcv_pipeline.ledger.database import Ledger
 from ohlcv_pipeline.ledger.errors import LedgerError
-from ohlcv_pipeline.ledger.models import Incident, IngestionRun, VendorStatus
+from ohlcv_pipeline.ledger.models import Incident, IngestionRun
 
 NOW = datetime(2025, 11, 21, 11, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -124,15 +124,6 @@ def test_a_window_that_has_not_begun_can_be_taken_back(ledger: Ledger) -> None:
         maintenance.end(ledger, window.id, NOW)
     with pytest.raises(ValueError, match="must end after"):
         maintenance.mute(ledger, None, NOW, NOW, "empty")
-
-
-def test_a_vendor_that_was_not_checked_lately_has_no_status(ledger: Ledger) -> None:
-    with ledger.write() as session:
-        for name, minutes in (("coinbase", 15), ("kraken", 15.1)):
-            checked = NOW - timedelta(minutes=minutes)
-            session.add(VendorStatus(vendor=name, status="down", since=checked, checked_at=checked))
-    with ledger.read() as session:
-        assert circumstances.vendor_statuses(session, NOW) == {"coinbase": "down"}
 
 
 def test_run_times_are_of_the_newest_child_runs_of_a_series(ledger: Ledger) -> None:
