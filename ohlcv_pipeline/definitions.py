@@ -17,6 +17,7 @@ from ohlcv_pipeline.bars.upkeep import lake_maintenance, scrub, upkeep_schedules
 from ohlcv_pipeline.markets import Interval, Market, market
 from ohlcv_pipeline.operations.alert_sensors import alert_definitions
 from ohlcv_pipeline.operations.remediation_sensors import remediation_definitions
+from ohlcv_pipeline.operations.retention import retention_definitions
 from ohlcv_pipeline.operations.vendor_probes import vendor_definitions
 from ohlcv_pipeline.progress import OnProgress
 from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
@@ -49,6 +50,7 @@ def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -
         *(market_definitions(market(name), jobs[name], status) for name in chosen.markets),
         remediation_definitions([job for of_market in jobs.values() for job in of_market.values()], status),
         vendor_definitions(status),
+        retention_definitions(status),
         alert_definitions(status),
         dg.Definitions(
             assets=[scrub],

@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     schedules: bool = Field(True, description="whether the schedules run from the start")
     raw_retention_days: int = Field(30, ge=1)
     snapshot_retention_days: int = Field(7, ge=1)
+    dagster_run_retention_days: int = Field(7, ge=1, description="runs of Dagster without trouble; failed ones 35")
     batch_rows: int = Field(216_000, ge=1_000, description="rows fetched and committed together")
     coverage_error_pct: float = Field(95.0, ge=0, le=100, description="below it a partition's gaps are an ERROR")
     freshness_threshold_minutes: float = Field(60.0, gt=0)

@@ -75,8 +75,8 @@ def expected(*markets: str) -> dict[str, list[str]]:
                 *(f"{asset}:unexplained_jumps" for asset in actions),
             ]
         ),
-        "jobs": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify_lake"]),
-        "schedules": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "verify"]),
+        "jobs": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "retention", "verify_lake"]),
+        "schedules": sorted([*refreshes, *others, "lake_maintenance", "remediation_sweep", "retention", "verify"]),
         "sensors": SENSORS,
         "resources": ["duckdb", "platform"],
     }
@@ -108,6 +108,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_reconcile",
             "lake_maintenance",
             "remediation_sweep",
+            "retention",
             "verify_lake",
         ],
         "schedules": [
@@ -117,6 +118,7 @@ def test_the_code_location_of_crypto_is_this() -> None:
             "crypto_reconcile",
             "lake_maintenance",
             "remediation_sweep",
+            "retention",
             "verify",
         ],
         "sensors": SENSORS,

@@ -22,6 +22,7 @@ from ohlcv_pipeline.cli import (
     maintain,
     quarantine,
     reconcile,
+    retention,
     revisions,
     sandbox,
     serve,
@@ -84,6 +85,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Trust")
 app.command("checks", rich_help_panel="Trust")(checks.checks)
 app.command("reconcile", rich_help_panel="Trust")(reconcile.reconcile)
 app.command("maintain", rich_help_panel="Trust")(maintain.maintain)
+app.command("retention", rich_help_panel="Trust")(retention.retention)
 app.add_typer(alerts.app, name="alerts", rich_help_panel="Trust")
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Trust")
 

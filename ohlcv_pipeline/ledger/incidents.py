@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, cast, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from ohlcv_pipeline.ledger.database import Ledger
@@ -72,6 +72,12 @@ def matching(ledger: Ledger, prefix: str) -> list[Incident]:
     spelt = func.replace(cast(Incident.id, String), "-", "")
     with ledger.read() as session:
         return list(session.scalars(select(Incident).where(spelt.startswith(digits, autoescape=True)).limit(10)))
+
+
+def prune(session: Session, before: datetime) -> int:
+    """Delete the incidents that were over before an instant (aware) and return how many that were."""
+    over = (Incident.state == "cleared", Incident.cleared_at < before)
+    return session.connection().execute(delete(Incident).where(*over)).rowcount
 
 
 def active(ledger: Ledger) -> Sequence[Incident]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from ohlcv_pipeline.ledger.database import Ledger
@@ -163,6 +163,12 @@ def acknowledge(ledger: Ledger, identifiers: Collection[UUID] | None, now: datet
     with ledger.write() as session:
         result = session.connection().execute(update(Message).where(*conditions).values(acknowledged_at=now))
         return result.rowcount
+
+
+def prune(session: Session, before: datetime) -> int:
+    """Delete the messages that were sent before an instant (aware) and return how many that were."""
+    gone = (Message.status == "sent", Message.sent_at < before)
+    return session.connection().execute(delete(Message).where(*gone)).rowcount
 
 
 def hasten(ledger: Ledger, now: datetime) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sqlalchemy import case, delete, func, insert, select
+from sqlalchemy.orm import Session
 
 from ohlcv_pipeline.ledger.database import Ledger
 from ohlcv_pipeline.ledger.models import VendorRequest
@@ -121,8 +122,6 @@ def troubles(ledger: Ledger, vendors: Sequence[str], since: datetime) -> list[Tr
     return found
 
 
-def prune(ledger: Ledger, before: datetime) -> int:
+def prune(session: Session, before: datetime) -> int:
     """Delete the outcomes of requests sent before an instant (aware) and return how many that were."""
-    with ledger.write() as session:
-        result = session.connection().execute(delete(VendorRequest).where(VendorRequest.requested_at < before))
-        return result.rowcount
+    return session.connection().execute(delete(VendorRequest).where(VendorRequest.requested_at < before)).rowcount

@@ -241,10 +241,7 @@ def page(
         return list(session.scalars(newest if limit is None else newest.limit(limit)))
 
 
-def prune(ledger: Ledger, before: datetime) -> int:
+def prune(session: Session, before: datetime) -> int:
     """Delete entries that were resolved before an instant, with their steps, and return how many that were."""
-    with ledger.write() as session:
-        gone = session.connection().execute(
-            delete(RemediationEntry).where(RemediationEntry.resolved, RemediationEntry.resolved_at < before)
-        )
-        return gone.rowcount
+    old = (RemediationEntry.resolved, RemediationEntry.resolved_at < before)
+    return session.connection().execute(delete(RemediationEntry).where(*old)).rowcount

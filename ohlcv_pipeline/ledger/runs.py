@@ -338,24 +338,23 @@ def success_rate(ledger: Ledger, since: datetime, market: str | None = None, int
     return Rate(counts.get(SUCCESS, 0), counts.get(PARTIAL, 0), counts.get(FAILED, 0))
 
 
-def prune(ledger: Ledger, now: datetime) -> int:
+def prune(session: Session, now: datetime) -> int:
     """Delete runs past their time, 35 days or for parents of backfills 400, and return how many parents that were."""
     old = IngestionRun.started_at < now - KEPT
     parent = aliased(IngestionRun)
     backfills = select(parent.id).where(parent.parent_id.is_(None), parent.trigger == MANUAL)
-    with ledger.write() as session:
-        connection = session.connection()
-        connection.execute(delete(IngestionRun).where(old, IngestionRun.parent_id.in_(backfills)))
-        gone = connection.execute(
-            delete(IngestionRun).where(
-                IngestionRun.parent_id.is_(None),
-                or_(
-                    and_(old, IngestionRun.trigger != MANUAL),
-                    IngestionRun.started_at < now - BACKFILLS_KEPT,
-                ),
-            )
+    connection = session.connection()
+    connection.execute(delete(IngestionRun).where(old, IngestionRun.parent_id.in_(backfills)))
+    gone = connection.execute(
+        delete(IngestionRun).where(
+            IngestionRun.parent_id.is_(None),
+            or_(
+                and_(old, IngestionRun.trigger != MANUAL),
+                IngestionRun.started_at < now - BACKFILLS_KEPT,
+            ),
         )
-        return gone.rowcount
+    )
+    return gone.rowcount
 
 
 def _children(id_: UUID) -> Select[tuple[IngestionRun]]:

@@ -98,7 +98,8 @@ def test_only_resolved_entries_are_pruned_with_their_steps(ledger: Ledger) -> No
     log.log(ledger, [entry(), entry(7, 8)], NOW)
     gone, kept = log.open_entries(ledger)
     log.resolve(ledger, [gone.id], "filled", "verified", NOW)
-    assert log.prune(ledger, NOW) == 0
-    assert log.prune(ledger, NOW + HOUR) == 1
+    with ledger.write() as session:
+        assert log.prune(session, NOW) == 0
+        assert log.prune(session, NOW + HOUR) == 1
     assert [row.id for row in log.page(ledger)] == [kept.id]
     assert log.steps(ledger, gone.id) == []

@@ -193,7 +193,8 @@ def test_retention_keeps_runs_35_days_and_parents_of_backfills_400(ledger: Ledge
     backfill = ended(ledger, account("BTC"), at=old, trigger="manual")
     ended(ledger, account("BTC"), at=older, trigger="manual")
     recent = ended(ledger, account("BTC"), at=NOW - 34 * DAY)
-    assert runs.prune(ledger, NOW) == 2
+    with ledger.write() as session:
+        assert runs.prune(session, NOW) == 2
     assert {row.id for row in runs.page(ledger, limit=9)} == {backfill, recent}
     assert runs.children(ledger, backfill) == []
     assert len(runs.children(ledger, recent)) == 1

@@ -77,7 +77,8 @@ def test_an_outage_is_degraded_first_and_down_with_the_third_probe(home: Platfor
     row = vendor_status.newest(home.ledger)["coinbase"]
     assert (row.failed_probes, row.since, row.data_age_seconds) == (3, NOW + timedelta(hours=2), None)
     exchange.clear()
-    outcomes.prune(home.ledger, datetime.now(UTC) + timedelta(days=1))
+    with home.ledger.write() as session:
+        outcomes.prune(session, datetime.now(UTC) + timedelta(days=1))
     assert statuses(look(home, NOW))["coinbase"] == "up"
     assert vendor_status.newest(home.ledger)["coinbase"].failed_probes == 0
 
