@@ -334,6 +334,7 @@ class IngestionRun(Base):
     __table_args__ = (
         Index(None, "parent_id"),
         Index(None, "market", "interval", "started_at"),
+        Index(None, "market", "interval", "asset_symbol", "status", "ended_at"),
         Index(None, "status", "phase"),
         Index(None, "dagster_run_id"),
         CheckConstraint("status IN ('running', 'success', 'partial', 'failed')", name="status"),

@@ -22,7 +22,7 @@ from ohlcv_pipeline.ledger.models import (
     Symbol,
     VendorStatus,
 )
-from ohlcv_pipeline.markets import Instrument
+from ohlcv_pipeline.markets import Instrument, Interval
 
 Series = tuple[str, str, str]
 """Market, symbol, interval."""
@@ -134,13 +134,22 @@ def _open_gaps(session: Session, window_starts: Mapping[tuple[str, str], datetim
 
 
 def _last_success(session: Session, markets: set[str]) -> dict[Series, datetime]:
-    series = (IngestionRun.market, IngestionRun.asset_symbol, IngestionRun.interval)
-    query = (
-        select(*series, func.max(IngestionRun.ended_at))
-        .where(IngestionRun.parent_id.is_not(None), IngestionRun.status == "success", IngestionRun.market.in_(markets))
-        .group_by(*series)
-    )
-    return {(market, symbol, interval): ended for market, symbol, interval, ended in session.execute(query) if ended}
+    """Return the end of the newest successful run of each enabled series: one look into an index for each."""
+    found: dict[Series, datetime] = {}
+    for interval in Interval:
+        newest = (
+            select(func.max(IngestionRun.ended_at))
+            .where(
+                IngestionRun.market == Symbol.market,
+                IngestionRun.interval == interval,
+                IngestionRun.asset_symbol == Symbol.symbol,
+                IngestionRun.status == "success",
+            )
+            .scalar_subquery()
+        )
+        query = select(Symbol.market, Symbol.symbol, newest).where(Symbol.enabled, Symbol.market.in_(markets))
+        found.update({(market, symbol, interval): ended for market, symbol, ended in session.execute(query) if ended})
+    return found
 
 
 def _waiting(session: Session) -> Waiting:

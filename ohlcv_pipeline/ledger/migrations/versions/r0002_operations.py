@@ -99,6 +99,11 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_ingestion_runs_market_interval_started_at"), "ingestion_runs", ["market", "interval", "started_at"]
     )
+    op.create_index(
+        op.f("ix_ingestion_runs_market_interval_asset_symbol_status_ended_at"),
+        "ingestion_runs",
+        ["market", "interval", "asset_symbol", "status", "ended_at"],
+    )
     op.create_index(op.f("ix_ingestion_runs_parent_id"), "ingestion_runs", ["parent_id"])
     op.create_index(op.f("ix_ingestion_runs_status_phase"), "ingestion_runs", ["status", "phase"])
     op.create_table(
