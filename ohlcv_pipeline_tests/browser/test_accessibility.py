@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -18,10 +19,11 @@ PAGES = ("/status?market=crypto&interval=minute", "/status/crypto/ETH/minute", "
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_no_finding(open_page: Open, path: str, scheme: str) -> None:
+def test_no_finding(open_page: Open, path: str, scheme: str, tmp_path: Path) -> None:
     page = open_page(path, color_scheme=scheme)
     page.wait_for_load_state("networkidle")
     found = Axe().run(page, options=RULES)
+    found.save_to_file(tmp_path / "axe.json")
     assert found.violations_count == 0, found.generate_report()
 
 
