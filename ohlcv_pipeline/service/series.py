@@ -25,7 +25,7 @@ from ohlcv_pipeline.service.panels import newest_incidents
 NEWEST = 20
 """Rows of a list. What is older can be asked of the API and the command line."""
 
-WITNESSES = 20
+WITNESSES = 5
 """So many series are looked at to tell the silence of one from that of its vendor."""
 
 MOST_BARS = 1_500
