@@ -22,8 +22,10 @@ from ohlcv_pipeline.cli import (
     maintain,
     quarantine,
     reconcile,
+    remedies,
     retention,
     revisions,
+    runs,
     sandbox,
     serve,
     services,
@@ -72,7 +74,11 @@ app.command("up", rich_help_panel="Start")(services.up)
 app.command("down", rich_help_panel="Start")(services.down)
 app.command("serve", rich_help_panel="Start")(serve.serve)
 app.command("doctor", rich_help_panel="Start")(doctor.doctor)
-app.command("backfill", rich_help_panel="Bars")(backfill.backfill)
+backfill.app.command("plan")(remedies.plan)
+backfill.app.command("run")(remedies.run)
+backfill.app.command("status")(runs.status)
+app.add_typer(backfill.app, name="backfill", rich_help_panel="Bars")
+app.command("report", rich_help_panel="Bars")(runs.report)
 app.command("status", rich_help_panel="Bars")(status.status)
 app.command("gaps", rich_help_panel="Bars")(gaps.gaps)
 app.command("explain", rich_help_panel="Bars")(explain.explain)

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from ohlcv_pipeline.progress import Progress
 
 
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
 def backfill(
+    context: typer.Context,
     market: MarketOption = None,
     interval: IntervalOption = None,
     symbols: SymbolsOption = None,
@@ -54,7 +59,14 @@ def backfill(
     - `ohlcv backfill --interval day --symbols BTC,ETH --start 2024-01-01`
     - `ohlcv backfill --interval minute --start 2026-11-01 --end 2026-11-02T12:00:00Z --force`
     - `ohlcv backfill --replay` – the same bars from the vendors' kept answers; exits 1 when some are not proven
+    - `ohlcv backfill plan` – what remediation would do
     """
+    if context.invoked_subcommand is not None:
+        for option in context.command.params:
+            source = context.get_parameter_source(str(option.name))
+            if source is not None and source.name == "COMMANDLINE":
+                raise errors.UsageError(f"write {option.opts[0]} behind {context.invoked_subcommand}")
+        return errors.SUCCESS
     if replay and force:
         raise errors.UsageError("--replay sends nothing and --force fetches again; use one of them")
     now = datetime.now(UTC)

@@ -123,6 +123,7 @@ def execute(
     partitions: Sequence[str],
     symbols: Sequence[str],
     force: bool,
+    tags: Mapping[str, str] | None = None,
 ) -> RunOutcome:
     """Materialise a range of partitions of one table, with its checks, as one run of the table's refresh job.
 
@@ -134,6 +135,7 @@ def execute(
         partitions: consecutive keys, oldest first.
         symbols: those to fetch; all enabled ones when empty.
         force: whether to fetch everything again.
+        tags: more tags of the run.
     """
     span = {
         "dagster/asset_partition_range_start": partitions[0],
@@ -144,7 +146,7 @@ def execute(
         definitions,
         instance,
         f"{market}_{interval}_refresh",
-        span,
+        {**(tags or {}), **span},
         {"ops": {f"{market}__ohlcv_{interval}": {"config": asked}}},
     )
 

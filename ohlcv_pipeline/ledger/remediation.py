@@ -27,6 +27,7 @@ NOTES = MappingProxyType(
         "split": "a part of the gap was filled",
         "swallowed": "a longer gap holds this one",
         "launched": "a run was launched",
+        "by_hand": "a person launched a run",
         "verified": "the bars were read again and hash to their checksum",
         "confirmed": "asked for twice in vain",
         "silent": "nobody traded",
@@ -186,6 +187,14 @@ def launched(ledger: Ledger, attempts: Collection[tuple[UUID, int, datetime]], r
         for id_, attempt, next_at in attempts:
             _update(session, [id_], attempts=attempt, next_attempt_at=next_at, run_id=str(run_id))
         _note(session, [each for each, _, _ in attempts], "launched", "launched", now, str(run_id))
+
+
+def noted(ledger: Ledger, ids: Collection[UUID], run_id: UUID, now: datetime) -> None:
+    """Record that a person runs something for some entries."""
+    if ids:
+        with ledger.write() as session:
+            _update(session, ids, run_id=str(run_id))
+            _note(session, ids, "launched", "by_hand", now, str(run_id))
 
 
 def escalate(ledger: Ledger, ids: Collection[UUID], now: datetime) -> None:

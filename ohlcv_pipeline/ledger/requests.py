@@ -23,7 +23,10 @@ KEYS_KEPT = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Ask:
-    """What a run is asked for: bars of [window_start, window_end), of all enabled symbols unless some are named."""
+    """What a run is asked for: bars of [window_start, window_end), of all enabled symbols unless some are named.
+
+    `launched` tells that whoever asks runs it, too, so that nobody else has to.
+    """
 
     market: str
     interval: str
@@ -33,6 +36,7 @@ class Ask:
     symbols: Sequence[str] | None = None
     force: bool = False
     trigger: str = MANUAL
+    launched: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def request(ledger: Ledger, ask: Ask, now: datetime, key: Key | None = None) -> 
             retries=0,
             symbols=None if ask.symbols is None else list(ask.symbols),
             force=ask.force,
+            launched_at=now if ask.launched else None,
             done_units=0,
         )
         session.add(row)

@@ -268,6 +268,20 @@ def children(ledger: Ledger, id_: UUID) -> list[IngestionRun]:
         return list(session.scalars(_children(id_).order_by(IngestionRun.asset_symbol)))
 
 
+FACTS = (
+    "id", "market", "asset_symbol", "interval", "status", "phase", "row_count", "checksum_sha256", "checksum_version",
+    "started_at", "ended_at", "trigger", "attempt", "backfill_window_start", "backfill_window_end", "error_summary",
+)  # fmt: skip
+"""What is told of a run, in this order."""
+
+
+def told(ledger: Ledger, row: IngestionRun) -> dict[str, Any]:
+    """Return the facts of a run with its report: that of a parent has the entries of its children."""
+    rows = [row] if row.parent_id is not None else children(ledger, row.id)
+    facts = {name: getattr(row, name) for name in FACTS}
+    return {**facts, "report": [entry for each in rows for entry in each.report or []]}
+
+
 def running(ledger: Ledger, market: str | None = None, interval: str | None = None) -> list[IngestionRun]:
     """Return the parents that are queued or running, oldest first."""
     query = select(IngestionRun).where(

@@ -5,8 +5,8 @@ The rules are `remediation`; this joins them to lake and ledger. A table in whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -163,18 +163,42 @@ def entries_of(rows: Iterable[RemediationEntry], table: Table, instruments: Sequ
     ]
 
 
-def heal(home: Platform, which: Iterable[Table], now: datetime, *, sweep: bool = False) -> Healed:
-    """Bring the log of some tables up to date and request the runs that are due. Raises LakeError."""
+MoreNeeds = Callable[[Market, Interval], Sequence[Need]]
+"""What else is needed of a table than the log says."""
+
+
+def heal(
+    home: Platform,
+    which: Iterable[Table],
+    now: datetime,
+    *,
+    sweep: bool = False,
+    more: MoreNeeds = lambda market, interval: (),
+    request: bool = True,
+) -> Healed:
+    """Bring the log of some tables up to date and request the runs that are due. Raises LakeError.
+
+    Args:
+        home: the installation.
+        which: the tables.
+        now: the current instant.
+        sweep: begins what was never begun, too.
+        more: partitions that are to be looked at for other reasons.
+        request: False only brings the log up to date.
+    """
     done = Healed()
     waits: list[datetime] = []
     for table in which:
         if not busy(home, *table):
-            _heal(home, table, now, done, waits, sweep=sweep)
+            holes = _bring_up_to_date(home, table, now, done)
+            if request:
+                _request_due(home, table, holes, more(*table), now, done, waits, sweep=sweep)
     done.next_at = min((at for at in waits if at > now), default=None)
     return done
 
 
-def _heal(home: Platform, table: Table, now: datetime, done: Healed, waits: list[datetime], *, sweep: bool) -> None:
+def _bring_up_to_date(home: Platform, table: Table, now: datetime, done: Healed) -> list[Hole]:
+    """Hold the log of a table against what is missing; return that."""
     market, interval = table
     instruments = home.instruments(market)
     known = entries_of(log.open_entries(home.ledger), table, instruments)
@@ -190,11 +214,27 @@ def _heal(home: Platform, table: Table, now: datetime, done: Healed, waits: list
     for entry, how in _verified(home, table, instruments, [*changes.closed, *damaged], now):
         log.resolve(home.ledger, [entry.id], how, _ENDED[how], now)
         done.resolved[entry.id] = how
-    entries = entries_of(log.open_entries(home.ledger), table, instruments)
+    return holes
+
+
+def _request_due(
+    home: Platform,
+    table: Table,
+    holes: Sequence[Hole],
+    more: Sequence[Need],
+    now: datetime,
+    done: Healed,
+    waits: list[datetime],
+    *,
+    sweep: bool,
+) -> None:
+    """Request the runs that are due by the log of a table, and escalate the entries whose attempts are spent."""
+    market, _ = table
+    entries = entries_of(log.open_entries(home.ledger), table, home.instruments(market))
     work = due(entries, holes, {market.name: market}, budget(home), now, sweep=sweep)
     log.escalate(home.ledger, [entry.id for entry in work.escalated], now)
     done.escalated += work.escalated
-    done.requests += _request(home, table, work.needs, entries, now)
+    done.requests += _request(home, table, [*work.needs, *more], entries, now)
     waits += [entry.next_attempt_at for entry in entries if entry.next_attempt_at is not None]
     waits += [hole.due_at for hole in holes if hole.due_at is not None]
 
@@ -245,6 +285,56 @@ def _verified(
     return proven
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a person may do about a table now: requests that may help, and the holes that none helps now.
+
+    `waiting` are asked for again in vain before `due_at`; `refused` were delivered and are in quarantine.
+    """
+
+    table: Table
+    requests: Sequence[Request]
+    holes: Sequence[Hole]
+    waiting: Sequence[Hole]
+    refused: Sequence[Hole]
+
+
+def outlook(home: Platform, table: Table, now: datetime, more: Sequence[Need] = ()) -> Outlook:
+    """Return what may be done about a table, whatever was tried before; `more` is needed for other reasons."""
+    market, interval = table
+    entries = entries_of(log.open_entries(home.ledger), table, home.instruments(market))
+    holes = find_holes(home, market, interval, [entry for entry in entries if entry.issue is Issue.GAP], now)
+    refused = [hole for hole in holes if not hole.fillable]
+    waiting = [hole for hole in holes if hole.fillable and hole.due_at is not None and hole.due_at > now]
+    needs = [*more]
+    for hole in holes:
+        if hole not in refused and hole not in waiting:
+            ids = frozenset(
+                entry.id
+                for entry in entries
+                if entry.series == hole.series and hole.touches(entry.first_us, entry.last_us)
+            )
+            keys = market.partition_keys(interval, hole.first_us, hole.last_us + 1)
+            needs += [Need(hole.series, key, ids) for key in keys]
+    for entry in entries:
+        if entry.issue is Issue.CHECKSUM_MISMATCH:
+            keys = market.partition_keys(interval, entry.first_us, entry.last_us + 1)
+            needs += [Need(entry.series, key, frozenset({entry.id}), force=True) for key in keys]
+    return Outlook(table, planned(table, needs), holes, waiting, refused)
+
+
+def request_by_hand(home: Platform, seen: Outlook, now: datetime) -> list[IngestionRun]:
+    """Store the requests of an outlook for whoever runs them at once; attempts by hand spend no budget."""
+    market, interval = seen.table
+    made = []
+    for wanted in seen.requests:
+        asked = replace(as_ask(market, interval, wanted, now), trigger=runs.MANUAL, launched=True)
+        row = requests.request(home.ledger, asked, now)
+        log.noted(home.ledger, wanted.entries, row.id, now)
+        made.append(row)
+    return made
+
+
 def _request(
     home: Platform, table: Table, needs: Sequence[Need], entries: Sequence[Open], now: datetime
 ) -> list[IngestionRun]:
@@ -258,7 +348,9 @@ def _request(
         except OverlapError:
             # Somebody was quicker: when their run is over, this is looked at again.
             continue
-        attempts = [(id_, tried[id_] + 1, budget(home).next_at(tried[id_] + 1, now)) for id_ in wanted.entries]
+        attempts = [
+            (id_, tried[id_] + 1, budget(home).next_at(tried[id_] + 1, now)) for id_ in wanted.entries & tried.keys()
+        ]
         log.launched(home.ledger, attempts, row.id, now)
         made.append(row)
     return made

@@ -12,12 +12,14 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ohlcv_pipeline.lake.accounts import heads
-from ohlcv_pipeline.operations import healing
+from ohlcv_pipeline.markets import Interval, Market, to_us
+from ohlcv_pipeline.operations import distress, healing
+from ohlcv_pipeline.operations.remediation import Need
 from ohlcv_pipeline.operations.requests import request_sensor
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.resources import PlatformResource
 
-TICK_SECONDS = 30
+TICK_SECONDS = 10
 OLDEST = timedelta(minutes=15)
 """A table that does not change is looked at this often all the same: with time, more bars are due."""
 
@@ -68,10 +70,13 @@ def remediation_definitions(
 
     @dg.op
     def sweep_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
-        """Look at every table, those included that nobody has begun, and request what is missing."""
-        home = platform.platform
-        done = healing.heal(home, healing.tables(home), datetime.now(UTC), sweep=True)
-        context.add_output_metadata(told(done))
+        """Look at every table, at those that nobody has begun, too, and request what is missing or red."""
+        home, now = platform.platform, datetime.now(UTC)
+
+        def red(market: Market, interval: Interval) -> list[Need]:
+            return distress.needs(context.instance, home, market, interval, to_us(now))
+
+        context.add_output_metadata(told(healing.heal(home, healing.tables(home), now, sweep=True, more=red)))
 
     @dg.job(description="Everything that is missing in the target windows, planned into the fewest runs and requested.")
     def remediation_sweep() -> None:

@@ -9,8 +9,8 @@ import pytest
 from ohlcv_pipeline_tests.cli.conftest import Cli
 
 COMMANDS = (
-    "backfill", "checks", "demo", "doctor", "down", "export", "gaps", "maintain", "sandbox", "serve", "status", "up",
-    "verify",
+    "backfill", "checks", "demo", "doctor", "down", "export", "gaps", "maintain", "report", "sandbox", "serve",
+    "status", "up", "verify",
 )  # fmt: skip
 
 
@@ -42,6 +42,10 @@ def test_help_teaches_by_example(cli: Cli, command: str) -> None:
         (["backfill", "--start", "soon"], "soon"),
         (["backfill", "--start", "2026-10-02", "--end", "2026-10-01"], "empty"),
         (["backfill", "--interval", "minute", "--start", "2001-01-01"], "2024-01-01"),
+        (["backfill", "--market", "crypto", "plan"], "behind plan"),
+        (["backfill", "plan", "--market", "tulips"], "crypto"),
+        (["report", "nonsense"], "backfill status"),
+        (["report", "00000000-0000-0000-0000-000000000000"], "backfill status"),
         (["gaps", "--min-missing", "0"], "min-missing"),
         (["symbols", "enable", "NOPE"], "NOPE"),
         (["checks", "--fault", "{}"], "--ci"),

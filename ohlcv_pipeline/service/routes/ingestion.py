@@ -200,7 +200,7 @@ def backfill(
         raise ProblemError(CONFLICT, detail, run_id=str(error.run_id)) from None
     except KeyReusedError:
         raise ProblemError(CONFLICT, "the Idempotency-Key was used for another request") from None
-    return json_response(_with_report(ctx, row), 202)
+    return json_response(runs.told(ctx.platform.ledger, row), 202)
 
 
 def _window(market: Market, asked: BackfillBody, now: datetime) -> tuple[datetime, datetime]:
@@ -239,7 +239,7 @@ def latest(
     found = runs.page(ctx.platform.ledger, limit=1, market=of, interval=interval, symbol=asset)
     if not found:
         raise not_found("there is no such run yet")
-    return json_response(_with_report(ctx, found[0]))
+    return json_response(runs.told(ctx.platform.ledger, found[0]))
 
 
 @router.get("/runs/{id}", response_model=RunBody, responses=answers(404))
@@ -251,7 +251,7 @@ def run(ctx: Ctx, id: Annotated[str, Path(description="Of a run, or of its newes
         found = None
     if found is None:
         raise not_found("there is no such run")
-    return json_response(_with_report(ctx, found))
+    return json_response(runs.told(ctx.platform.ledger, found))
 
 
 @router.get("/runs", response_model=RunsBody, responses=answers(404))
@@ -353,12 +353,7 @@ def _market(ctx: Context, market: str | None, asset: str | None) -> str | None:
 
 
 def _item(row: IngestionRun) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in RunItem.model_fields}
-
-
-def _with_report(ctx: Context, row: IngestionRun) -> dict[str, Any]:
-    rows = [row] if row.parent_id is not None else runs.children(ctx.platform.ledger, row.id)
-    return {**_item(row), "report": [entry for each in rows for entry in each.report or []]}
+    return {name: getattr(row, name) for name in runs.FACTS}
 
 
 def _place(cursor: str | None, request: tuple[object, ...]) -> runs.Place | None:
