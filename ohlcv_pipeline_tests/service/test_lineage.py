@@ -11,7 +11,7 @@ import pytest
 
 from ohlcv_pipeline.bars.checksum import partition_checksum
 from ohlcv_pipeline.markets import Interval
-from ohlcv_pipeline_tests.bars.vendor import RUN, Vendor, change, fill, manifest_row, us
+from ohlcv_pipeline_tests.bars.vendor import RUN, Vendor, change, fill, manifest_row, us, utc
 from ohlcv_pipeline_tests.service.conftest import NOW, Home
 
 DAYS = ["2025-11-17", "2025-11-18", "2025-11-19", "2025-11-20"]
@@ -81,6 +81,23 @@ def test_every_page_of_a_walk_is_of_one_snapshot(filled: Home) -> None:
     )
     second = filled.get("/lineage", **WINDOW, limit=10, cursor=first["next_cursor"]).json()
     assert {item["run_id"] for item in second["items"]} == {RUN}
+    assert {item["run_id"] for item in walk(filled)} == {"later"}
+
+
+def test_a_walk_goes_on_over_publications_and_maintenance(filled: Home) -> None:
+    before = walk(filled)
+    store = filled.platform.store
+    first = filled.get("/lineage", **WINDOW, limit=500).json()
+    revised = Vendor(
+        edit=lambda symbol, rows: [[*row[:-1], row[-1] + 1] for row in rows], received_at=utc("2025-11-22")
+    )
+    fill(store, DAYS, [revised], utc("2025-11-22"), force=True, run_id="later")
+    change(store, "CALL ducklake_merge_adjacent_files('lake')", "CALL ducklake_flush_inlined_data('lake')")
+    items, cursor = first["items"], first["next_cursor"]
+    while cursor is not None:
+        page = filled.get("/lineage", **WINDOW, limit=500, cursor=cursor).json()
+        items, cursor = items + page["items"], page["next_cursor"]
+    assert items == before
     assert {item["run_id"] for item in walk(filled)} == {"later"}
 
 
