@@ -1,4 +1,8 @@
-"""One Chromium for the tests of a process, and one service for those of the status page."""
+"""One Chromium and one service for each file of tests.
+
+While the browser is open its event loop runs in the thread of the tests, so that nothing else there can have one: it
+is closed before the next file begins.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Open = Callable[..., Page]
 """Opens a page in a context of its own; keyword arguments are those of the context."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed; on Debian: apt-get install chromium")
@@ -24,7 +28,7 @@ def browser() -> Iterator[Browser]:
         yield chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The service over a small lake. Asks for the browser first, lest it be started for nothing."""
     with running_site(tmp_path_factory.mktemp("site")) as found:
