@@ -14,7 +14,13 @@ from ohlcv_pipeline_tests.browser.conftest import Open
 pytestmark = pytest.mark.browser
 
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
-PAGES = ("/status?market=crypto&interval=minute", "/status/crypto/ETH/minute", "/status/us_equities/AAPL/day", "/docs")
+PAGES = (
+    "/status?market=crypto&interval=minute",
+    "/status/crypto/ETH/minute",
+    "/status/us_equities/AAPL/day",
+    "/docs",
+    "/demo/mail",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
