@@ -123,8 +123,8 @@ def test_recipe_add_a_vendor() -> None:
     request = fetches[0].requests[0]
     body = json.dumps([[start // 1_000_000, "1", "2", "0.5", "1.5", "10"]]).encode()
     answer = Answer(request, "https://example.org/bars", 200, {}, body, markets.from_us(now))
-    bars, rejects = space["decode"](answer)
-    assert (len(bars), rejects) == (1, ())
+    bars, rejects, drift = space["decode"](answer)
+    assert (len(bars), rejects, drift) == (1, (), ())
     names = re.findall(r"(\w+)\(\)", registry.text)
     source = (ROOT / "ohlcv_pipeline/vendors/registry.py").read_text()
     assert ", ".join(f"{name}()" for name in names[:-1]) in source

@@ -6,11 +6,16 @@ import csv
 import io
 import json
 import shutil
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import update
 
+from ohlcv_pipeline.ledger.database import open_ledger
+from ohlcv_pipeline.ledger.models import Symbol
 from ohlcv_pipeline_tests.cli.conftest import END, START, Cli
 
 DAYS = ("--start", "2026-10-01", "--end", "2026-11-01")
@@ -58,9 +63,17 @@ def test_status_has_one_row_for_each_symbol_and_interval(stocked: Cli) -> None:
     series = {(row["symbol"], row["interval"]): row for row in ended.json()["series"]}
     assert set(series) == {(symbol, interval) for symbol in ("BTC", "ETH") for interval in ("minute", "day")}
     assert series["BTC", "day"]["newest"] == "2026-10-31T00:00:00Z"
-    assert series["BTC", "day"]["state"] == "stale"
+    assert series["BTC", "day"]["state"] == "fresh", "nobody is late in the hour after a symbol was enabled"
     assert series["BTC", "day"]["vendor"] == "coinbase"
     assert len(list(csv.DictReader(io.StringIO(stocked.here("status", "--symbols", "BTC", "--csv").out)))) == 2
+
+
+def test_status_calls_stale_what_is_behind_an_hour_after_it_was_enabled(stocked: Cli) -> None:
+    url = f"sqlite:///{stocked.home / 'sandbox' / 'ledger.sqlite'}"
+    with closing(open_ledger(url)) as ledger, ledger.write() as session:
+        session.execute(update(Symbol).values(enabled_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    series = stocked.here("status", "--symbols", "BTC", "--json").json()["series"]
+    assert {row["interval"]: row["state"] for row in series} == {"minute": "stale", "day": "stale"}
 
 
 def test_export_gives_the_same_bars_as_csv_parquet_and_json(stocked: Cli, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def test_schedules_start_as_the_setting_says(install: Install, switched_on: bool
         "verify",
         "lake_maintenance",
         "remediation_sweep",
+        "retention",
     }
     wanted = dg.DefaultScheduleStatus.RUNNING if switched_on else dg.DefaultScheduleStatus.STOPPED
     assert {schedule.default_status for schedule in schedules} == {wanted}
@@ -131,7 +132,11 @@ def test_schedules_tick_in_utc_at_their_hours(crypto: Installation) -> None:
         if market(of).actions_vendor:
             assert ticks.pop(f"{of}_actions_refresh") == ("0 18 * * *", "America/New_York")
     assert ticks.pop("remediation_sweep") == ("0 3 * * *", "UTC")
-    assert ticks == {"verify": ("30 2 * * *", "UTC"), "lake_maintenance": ("30 4 * * 0", "UTC")}
+    assert ticks == {
+        "verify": ("30 2 * * *", "UTC"),
+        "lake_maintenance": ("30 4 * * 0", "UTC"),
+        "retention": ("30 5 * * 0", "UTC"),
+    }
 
 
 def scrubbed(run: Run) -> dict[str, Any]:
