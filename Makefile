@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-slow lint types floors bench lock clean
+.PHONY: help install demo up down test test-slow test-long lint types floors bench lock clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,8 +33,11 @@ down: install ## stop them
 test: install ## every test that takes less than a minute by itself
 	$(BIN)/python -m pytest $(TWO)
 
-test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, a browser
-	$(BIN)/python -m pytest -m slow --timeout 900 $(TWO)
+test-slow: install ## the tests that take longer: a real daemon, Dagster's UI in a browser, Postgres, the whole demo
+	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(TWO)
+
+test-long: install ## the same proofs over many rounds: 1,000 flipped bits, 500 kills, a minute of writers and readers
+	$(BIN)/python -m pytest -m long --timeout 1800
 
 lint: install ## style and format
 	$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("flips", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("flips", [40, pytest.param(1000, marks=pytest.mark.long)])
 def test_every_flipped_bit_is_found_and_healed_offline(lake: Lake, flips: int) -> None:
     sound, dice, done = lake.contents(), np.random.default_rng(flips), 0
     while done < flips:

@@ -24,7 +24,7 @@ from ohlcv_pipeline_tests.faults.workers import (
 )
 from ohlcv_pipeline_tests.lake.processes import at_once
 
-MINUTE_LONG = [pytest.mark.slow, pytest.mark.timeout(400)]
+MINUTE_LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
