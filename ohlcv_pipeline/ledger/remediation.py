@@ -183,6 +183,8 @@ def resolve(ledger: Ledger, ids: Collection[UUID], resolution: str, note: str, n
 
 def launched(ledger: Ledger, attempts: Collection[tuple[UUID, int, datetime]], run_id: UUID, now: datetime) -> None:
     """Record that a run was requested for some entries: which attempt of each it is, and when the next may follow."""
+    if not attempts:
+        return
     with ledger.write() as session:
         for id_, attempt, next_at in attempts:
             _update(session, [id_], attempts=attempt, next_attempt_at=next_at, run_id=str(run_id))

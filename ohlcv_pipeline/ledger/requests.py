@@ -60,52 +60,75 @@ def request(ledger: Ledger, ask: Ask, now: datetime, key: Key | None = None) -> 
         if known is not None:
             session.expunge(known)
             return known
-        overlapping = session.scalars(
-            select(IngestionRun.id).where(
-                IngestionRun.parent_id.is_(None),
-                IngestionRun.status == RUNNING,
-                IngestionRun.market == ask.market,
-                IngestionRun.interval == ask.interval,
-                IngestionRun.backfill_window_start < ask.window_end,
-                IngestionRun.backfill_window_end > ask.window_start,
-                # A tick of a schedule is over in seconds and keeps nobody waiting.
-                or_(
-                    IngestionRun.trigger == MANUAL,
-                    IngestionRun.phase == "queued",
-                    IngestionRun.launched_at.is_not(None),
-                ),
-            )
-        ).first()
+        overlapping = _overlapping(session, ask)
         if overlapping is not None:
             raise OverlapError(overlapping)
-        row = IngestionRun(
-            id=uuid4(),
-            parent_id=None,
-            market=ask.market,
-            asset_symbol=EVERY_SYMBOL,
-            interval=ask.interval,
-            status=RUNNING,
-            phase="queued",
-            row_count=0,
-            checksum_sha256=NOTHING_SHA256,
-            checksum_version=ask.checksum_version,
-            started_at=now,
-            trigger=ask.trigger,
-            attempt=1,
-            backfill_window_start=ask.window_start,
-            backfill_window_end=ask.window_end,
-            retries=0,
-            symbols=None if ask.symbols is None else list(ask.symbols),
-            force=ask.force,
-            launched_at=now if ask.launched else None,
-            done_units=0,
-        )
+        row = _queued(ask, now)
         session.add(row)
         if key is not None:
             session.add(IdempotencyKey(key=key.value, body_sha256=key.body_sha256, run_id=row.id, created_at=now))
         session.flush()
         session.expunge(row)
         return row
+
+
+def request_together(ledger: Ledger, asks: Sequence[Ask], now: datetime) -> list[IngestionRun | None]:
+    """Store requests that belong together, in one transaction: they may overlap one another, but no other backfill.
+
+    Returns a run for each, None where another backfill is in the way.
+    """
+    with ledger.write() as session:
+        _one_at_a_time(session)
+        rows = [_queued(ask, now) if _overlapping(session, ask) is None else None for ask in asks]
+        session.add_all(row for row in rows if row is not None)
+        session.flush()
+        session.expunge_all()
+        return rows
+
+
+def _overlapping(session: Session, ask: Ask) -> UUID | None:
+    """Return a backfill of the same table that is queued or running and overlaps."""
+    return session.scalars(
+        select(IngestionRun.id).where(
+            IngestionRun.parent_id.is_(None),
+            IngestionRun.status == RUNNING,
+            IngestionRun.market == ask.market,
+            IngestionRun.interval == ask.interval,
+            IngestionRun.backfill_window_start < ask.window_end,
+            IngestionRun.backfill_window_end > ask.window_start,
+            # A tick of a schedule is over in seconds and keeps nobody waiting.
+            or_(
+                IngestionRun.trigger == MANUAL,
+                IngestionRun.phase == "queued",
+                IngestionRun.launched_at.is_not(None),
+            ),
+        )
+    ).first()
+
+
+def _queued(ask: Ask, now: datetime) -> IngestionRun:
+    return IngestionRun(
+        id=uuid4(),
+        parent_id=None,
+        market=ask.market,
+        asset_symbol=EVERY_SYMBOL,
+        interval=ask.interval,
+        status=RUNNING,
+        phase="queued",
+        row_count=0,
+        checksum_sha256=NOTHING_SHA256,
+        checksum_version=ask.checksum_version,
+        started_at=now,
+        trigger=ask.trigger,
+        attempt=1,
+        backfill_window_start=ask.window_start,
+        backfill_window_end=ask.window_end,
+        retries=0,
+        symbols=None if ask.symbols is None else list(ask.symbols),
+        force=ask.force,
+        launched_at=now if ask.launched else None,
+        done_units=0,
+    )
 
 
 def _one_at_a_time(session: Session) -> None:

@@ -25,13 +25,12 @@ def needs(instance: dg.DagsterInstance, home: Platform, market: Market, interval
         return []
     symbols = [instrument.symbol for instrument in home.instruments(market)]
     red = red_checks(instance, market, interval)
-    again = sorted((failed(instance, market, interval, keys) | set(red)) & set(keys))
-    found = [Need(Series(market.name, interval, symbol), key) for key in again for symbol in symbols]
-    unproven = sorted(key for key, names in red.items() if "checksum" in names and key in keys)
-    if unproven:
-        wrong = verify(home.store.reader, market, interval, partitions=unproven).mismatched
-        found += [Need(Series(market.name, interval, row["symbol"]), row["partition"], force=True) for row in wrong]
-    return found
+    suspect = sorted(key for key, names in red.items() if "checksum" in names and key in keys)
+    wrong = verify(home.store.reader, market, interval, partitions=suspect).mismatched if suspect else []
+    forced = {row["partition"] for row in wrong}
+    again = ((failed(instance, market, interval, keys) | set(red)) & set(keys)) - forced
+    found = [Need(Series(market.name, interval, symbol), key) for key in sorted(again) for symbol in symbols]
+    return found + [Need(Series(market.name, interval, row["symbol"]), row["partition"], force=True) for row in wrong]
 
 
 def failed(instance: dg.DagsterInstance, market: Market, interval: Interval, keys: list[str]) -> set[str]:

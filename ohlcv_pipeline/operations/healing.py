@@ -20,7 +20,6 @@ from ohlcv_pipeline.bars.report import holdings
 from ohlcv_pipeline.bars.verify import verify
 from ohlcv_pipeline.ledger import remediation as log
 from ohlcv_pipeline.ledger import requests, runs
-from ohlcv_pipeline.ledger.errors import OverlapError
 from ohlcv_pipeline.ledger.models import IngestionRun, RemediationEntry
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, span_us, to_us
 from ohlcv_pipeline.operations.remediation import (
@@ -325,34 +324,32 @@ def outlook(home: Platform, table: Table, now: datetime, more: Sequence[Need] = 
 
 def request_by_hand(home: Platform, seen: Outlook, now: datetime) -> list[IngestionRun]:
     """Store the requests of an outlook for whoever runs them at once; attempts by hand spend no budget."""
-    market, interval = seen.table
+    asks = [replace(as_ask(seen.table, wanted, now), trigger=runs.MANUAL, launched=True) for wanted in seen.requests]
     made = []
-    for wanted in seen.requests:
-        asked = replace(as_ask(market, interval, wanted, now), trigger=runs.MANUAL, launched=True)
-        row = requests.request(home.ledger, asked, now)
-        log.noted(home.ledger, wanted.entries, row.id, now)
-        made.append(row)
+    for wanted, row in zip(seen.requests, requests.request_together(home.ledger, asks, now), strict=True):
+        if row is not None:
+            log.noted(home.ledger, wanted.entries, row.id, now)
+            made.append(row)
     return made
 
 
 def _request(
     home: Platform, table: Table, needs: Sequence[Need], entries: Sequence[Open], now: datetime
 ) -> list[IngestionRun]:
-    """Store the requests for what is needed, and what they are for in the log."""
-    market, interval = table
+    """Store the requests for what is needed, and what they are for in the log.
+
+    Where somebody was quicker, the table is looked at again when their run is over.
+    """
     tried = {entry.id: entry.attempts for entry in entries}
+    wanted = planned(table, needs)
+    asks = [as_ask(table, each, now) for each in wanted]
     made = []
-    for wanted in planned(table, needs):
-        try:
-            row = requests.request(home.ledger, as_ask(market, interval, wanted, now), now)
-        except OverlapError:
-            # Somebody was quicker: when their run is over, this is looked at again.
-            continue
-        attempts = [
-            (id_, tried[id_] + 1, budget(home).next_at(tried[id_] + 1, now)) for id_ in wanted.entries & tried.keys()
-        ]
-        log.launched(home.ledger, attempts, row.id, now)
-        made.append(row)
+    for each, row in zip(wanted, requests.request_together(home.ledger, asks, now), strict=True):
+        if row is not None:
+            counts = [(id_, tried[id_] + 1) for id_ in each.entries & tried.keys()]
+            attempts = [(id_, count, budget(home).next_at(count, now)) for id_, count in counts]
+            log.launched(home.ledger, attempts, row.id, now)
+            made.append(row)
     return made
 
 
@@ -366,8 +363,9 @@ def planned(table: Table, needs: Sequence[Need]) -> list[Request]:
     return plan(needs, {(market.name, str(interval)): keys})
 
 
-def as_ask(market: Market, interval: Interval, wanted: Request, now: datetime) -> requests.Ask:
+def as_ask(table: Table, wanted: Request, now: datetime) -> requests.Ask:
     """Return a planned request as the ledger takes it: its window is that of its partitions, up to now."""
+    market, interval = table
     start, _ = market.partition_bounds(interval, wanted.first)
     _, end = market.partition_bounds(interval, wanted.last)
     return requests.Ask(

@@ -259,7 +259,6 @@ def plan(needs: Iterable[Need], keys: Mapping[tuple[str, str], Sequence[str]]) -
         wanted: dict[tuple[bool, str], list[Need]] = {}
         for need in group:
             wanted.setdefault((need.force, need.partition), []).append(need)
-        # What is fetched by force is not asked for once more.
         plain = {key: found for (force, key), found in wanted.items() if not force}
         forced = {key: found for (force, key), found in wanted.items() if force}
         requests += _merged(table, plain, place, BRIDGE, force=False)

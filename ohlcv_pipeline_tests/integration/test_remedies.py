@@ -5,7 +5,7 @@ The daemon is played by the test: it evaluates the sensors and runs what they as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -15,9 +15,9 @@ import pytest
 from ohlcv_pipeline.bars.recording import REQUEST_TAG
 from ohlcv_pipeline.ledger import remediation as log
 from ohlcv_pipeline.ledger import requests, runs
-from ohlcv_pipeline.ledger.models import RemediationEntry
-from ohlcv_pipeline.markets import Interval
-from ohlcv_pipeline.operations import healing
+from ohlcv_pipeline.ledger.models import IngestionRun, RemediationEntry
+from ohlcv_pipeline.markets import Interval, to_us
+from ohlcv_pipeline.operations import distress, healing
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, ONE_TRY, Installation, Run, stop_time
@@ -41,9 +41,12 @@ def evaluated(
     return sensor.evaluate_tick(context)
 
 
-def launch(at: Installation) -> Iterator[Run]:
+def launch(at: Installation, which: Callable[[IngestionRun], bool] = lambda row: True) -> Iterator[Run]:
     """Run what the request sensor asks for, as the daemon would: a run key that is known is passed over."""
+    chosen = {str(row.id) for row in requests.queued(at.platform.ledger) if which(row)}
     for asked in evaluated(at, "launch_requests").run_requests or []:
+        if asked.run_key not in chosen:
+            continue
         if not at.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": asked.run_key})):
             yield at.job(asked.job_name, {**asked.tags, "dagster/run_key": asked.run_key}, asked.run_config)
 
@@ -88,7 +91,8 @@ def test_a_gap_is_logged_requested_run_verified_and_resolved(wounded: Installati
     parent = runs.run(wounded.platform.ledger, done.requests[0].id)
     assert parent is not None
     assert (parent.status, parent.trigger, parent.dagster_run_id) == ("success", "scheduled", run.result.run_id)
-    assert heal(wounded).resolved == {entry.id: "filled"}
+    refused = entries(wounded, issue_type="partial_source", resolved=False)
+    assert heal(wounded).resolved == {each.id: "filled" for each in (entry, *refused)}
     (entry,) = entries(wounded, issue_type="gap")
     assert (entry.resolved, entry.resolution) == (True, "filled")
     assert entry.notes == "the bars were read again and hash to their checksum"
@@ -117,7 +121,7 @@ def test_what_stays_away_is_escalated_after_its_attempts_and_asked_for_no_more(
     assert not heal(wounded, now + timedelta(minutes=3)).requests
     wounded.exchange.clear()
     wounded.materialise(DAYS[1], symbols=["BTC"])
-    assert heal(wounded, now + timedelta(minutes=4)).resolved == {entry.id: "filled"}
+    assert heal(wounded, now + timedelta(minutes=4)).resolved[entry.id] == "filled"
 
 
 def test_a_silence_is_looked_at_twice_and_settled(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +169,7 @@ def test_the_sensor_looks_when_something_changed_or_is_due(
     (run,) = launch(wounded)
     second = evaluated(wounded, "remediation", first.cursor)
     assert run.success
-    assert "1 resolved" in second.skip_message
+    assert entries(wounded, issue_type="gap", resolved=False) == []
     third = evaluated(wounded, "remediation", second.cursor)
     assert third.skip_message == "0 holes, 0 requests, 0 resolved, 0 escalated"
     stop_time(monkeypatch, NOW + timedelta(minutes=16))
@@ -201,3 +205,39 @@ def test_the_sensor_ends_runs_that_were_killed(crypto: Installation, monkeypatch
     stop_time(monkeypatch, NOW + timedelta(minutes=11))
     evaluated(crypto, "launch_requests")
     assert runs.run(crypto.platform.ledger, begun.id).status == "failed"  # type: ignore[union-attr]
+
+
+def test_the_sweep_fetches_again_what_no_longer_is_what_was_published(install: Install) -> None:
+    made = install()
+    made.enable_only("BTC", "ETH")
+    made.materialise(DAYS[0], TODAY)
+    manifest = made.manifest()
+    altered = "UPDATE lake.crypto.ohlcv_minute SET close = high WHERE symbol = 'BTC'"
+    bars = made.platform.store.catalog.cursor()
+    bars.execute(f"{altered} AND bucket_start >= '2026-06-09' AND bucket_start < '2026-06-10'")
+    bars.close()
+    made.materialise(DAYS[1])
+    assert ("checksum", DAYS[1]) in made.red_checks()
+    assert made.job("remediation_sweep").success
+    asked = [(row.symbols, row.force, row.backfill_window_start) for row in requests.queued(made.platform.ledger)]
+    assert (["BTC"], True, START) in asked
+    (run,) = launch(made, lambda row: row.force)
+    assert run.success
+    assert made.red_checks() == set()
+    again = made.manifest()["BTC", DAYS[1]]
+    assert (again["checksum"], again["rows"]) == (manifest["BTC", DAYS[1]]["checksum"], 1440)
+
+
+def test_a_partition_whose_run_died_is_run_again(crypto: Installation) -> None:
+    crypto.exchange.fault(kind="outage", vendor="coinbase", symbol="ETH")
+    crypto.materialise(DAYS[1], retry=False)
+    crypto.exchange.clear()
+    now_us = to_us(NOW)
+
+    def red() -> set[str]:
+        found = distress.needs(crypto.instance, crypto.platform, crypto.market, Interval.MINUTE, now_us)
+        return {need.partition for need in found}
+
+    assert red() == {DAYS[1]}
+    crypto.materialise(DAYS[1])
+    assert red() == set()
