@@ -105,6 +105,12 @@ class Services:
         query = "query($r: ID!) { found: runOrError(runId: $r) { ... on Run { status runId } } }"
         return self._ended(query, r=launched["run"]["runId"])
 
+    def start_sensor(self, name: str) -> None:
+        """Switch a sensor on, as its page in the UI does."""
+        query = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
+        started = self.graphql(query, s={**_SELECTOR, "sensorName": name})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+
     def red_partitions(self, table: str) -> dict[str, list[tuple[str, str]]]:
         """The red ranges, first and last, in the Partitions tab of each check of a table."""
         (node,) = self.graphql(
@@ -146,8 +152,11 @@ class Services:
 
 
 @contextmanager
-def running_services(home: Path) -> Iterator[Services]:
-    """Start a sandbox and `dagster dev` on free ports of the loopback; stop all of it at the end."""
+def running_services(home: Path, **environment: str) -> Iterator[Services]:
+    """Start a sandbox and `dagster dev` on free ports of the loopback; stop all of it at the end.
+
+    `environment` is what they are started with beside the usual.
+    """
     dagster_home = home / "dagster"
     dagster_home.mkdir(parents=True)
     shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
@@ -167,6 +176,7 @@ def running_services(home: Path) -> Iterator[Services]:
                 "OHLCV_SANDBOX_URL": exchange.url,
                 "OHLCV_SCHEDULES": "false",
                 "OHLCV_FRESHNESS_THRESHOLD_MINUTES": str(NEVER_STALE),
+                **environment,
             },
             stdout=log,
             stderr=subprocess.STDOUT,
