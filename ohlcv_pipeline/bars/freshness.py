@@ -44,9 +44,11 @@ def freshness(
     Minutes: the open minutes between the close of the newest bar and now. Days: the minutes since the close
     of the first expected bar that follows the newest one, 0 when there is none. Stale when that is more than
     the threshold; exactly the threshold is fresh. A series without bars is stale once one is expected, and its lag
-    counts from when it was enabled. None is stale within `GRACE_MINUTES` of that.
+    counts from when it was enabled. None is stale within `GRACE_MINUTES` of that. After a delisting no lag grows.
     """
     enabled = _minutes_enabled(instrument, now_us)
+    if instrument.delisted_at is not None:
+        now_us = min(now_us, to_us(instrument.delisted_at))
     grace = enabled is not None and enabled <= GRACE_MINUTES
     if newest_us is None:
         start, _ = market.target_window(interval, from_us(now_us))
@@ -57,6 +59,39 @@ def freshness(
     else:
         lag = _day_lag(market, newest_us, now_us)
     return Freshness(lag, stale=lag > threshold_minutes and not grace)
+
+
+def stale_from(
+    market: Market, interval: Interval, instrument: Instrument, newest_us: int | None, threshold_minutes: float
+) -> int | None:
+    """Return the instant in µs after which a series is stale, if nothing more is stored: `freshness`, inverted.
+
+    None where that never happens, as after a delisting, or where nothing tells: without bars, of a symbol for which it
+    is not known when it was enabled.
+    """
+    calendar, threshold = market.calendar, round(threshold_minutes * MINUTE_US)
+    enabled = None if instrument.enabled_at is None else to_us(instrument.enabled_at)
+    graceful = None if enabled is None else enabled + round(GRACE_MINUTES * MINUTE_US)
+    if newest_us is None:
+        return graceful
+    if interval is Interval.DAY:
+        following = int(np.searchsorted(calendar.labels, newest_us, side="right"))
+        if following == len(calendar.labels):
+            return None
+        instant = int(calendar.closes[following]) + threshold
+    else:
+        start = newest_us + MINUTE_US
+        part = calendar.sessions(start, int(calendar.closes[-1]))
+        opens = np.maximum(calendar.opens[part], start)
+        open_before = np.cumsum(calendar.closes[part] - opens)
+        session = int(np.searchsorted(open_before, threshold, side="right"))
+        if session == len(opens):
+            return None
+        instant = int(opens[session]) + threshold - (int(open_before[session - 1]) if session else 0)
+    if graceful is not None:
+        instant = max(instant, graceful)
+    ended = instrument.delisted_at is not None and instant >= to_us(instrument.delisted_at)
+    return None if ended else instant
 
 
 def _minutes_enabled(instrument: Instrument, now_us: int) -> float | None:

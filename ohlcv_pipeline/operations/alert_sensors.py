@@ -3,6 +3,7 @@
 What they see is judged by `freshness` and `failures`; what follows is `evaluation`.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -42,23 +43,33 @@ def _freshness_monitor(on: dg.DefaultSensorStatus) -> dg.SensorDefinition:
         name="freshness_monitor",
         minimum_interval_seconds=LOOK_SECONDS,
         default_status=on,
-        description="Judges every series, every ten minutes and after each publication, and tells of late ones.",
+        description="Judges every series: every ten minutes, after each publication, and when one becomes late.",
     )
     def freshness_monitor(context: dg.SensorEvaluationContext, platform: _Platform) -> dg.SkipReason:
         home, now = platform.platform, datetime.now(UTC)
-        published = str(sorted(heads(home.reading.reader).items()))
+        published = sorted(
+            [market, interval, version] for (market, interval), version in heads(home.reading.reader).items()
+        )
         if not home.reading.catalog.exists:
             return dg.SkipReason("there is no lake yet; the first run makes one")
-        last = monitors.last_evaluation(home.ledger, FRESHNESS)
-        period = timedelta(minutes=home.settings.monitor_interval_minutes)
-        if published == context.cursor and last is not None and now - last < period:
-            return dg.SkipReason("nothing was published since the last evaluation")
+        seen = json.loads(context.cursor) if context.cursor else {}
+        if published == seen.get("published") and not _due(home, seen.get("stale_at"), now):
+            return dg.SkipReason("nothing was published, and nothing has become late since the last evaluation")
         found = freshness.monitor(home, now)
         deliver_due(home.ledger, home.settings, datetime.now(UTC))
-        context.update_cursor(published)
-        return dg.SkipReason(told(found))
+        late = found.next_stale_at
+        context.update_cursor(json.dumps({"published": published, "stale_at": late and late.isoformat()}))
+        return dg.SkipReason(told(found.recorded))
 
     return freshness_monitor
+
+
+def _due(home: Platform, stale_at: str | None, now: datetime) -> bool:
+    """Return whether to evaluate although nothing was published: it is time again, or a series has become late."""
+    last = monitors.last_evaluation(home.ledger, FRESHNESS)
+    if last is None or now - last >= timedelta(minutes=home.settings.monitor_interval_minutes):
+        return True
+    return stale_at is not None and now > datetime.fromisoformat(stale_at)
 
 
 def _run_monitor(on: dg.DefaultSensorStatus) -> dg.SensorDefinition:

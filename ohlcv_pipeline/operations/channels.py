@@ -109,10 +109,11 @@ def _connected(mail: MailSettings, seconds: float) -> Iterator[smtplib.SMTP]:
 
 
 def _part(server: smtplib.SMTP) -> None:
+    """Say goodbye without waiting for an answer: a sender that dies now would send the accepted message again."""
     try:
-        server.quit()
+        server.putcmd("quit")
     except (OSError, smtplib.SMTPException):
-        # The message is accepted; how the connection ends changes nothing about that.
+        # How the connection ends changes nothing about what was accepted.
         return
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from ohlcv_pipeline.bars.freshness import freshness
+from ohlcv_pipeline.bars.freshness import freshness, stale_from
 from ohlcv_pipeline.ledger import circumstances, monitors, vendor_status
 from ohlcv_pipeline.markets import Instrument, Interval, Market, from_us, to_us
 from ohlcv_pipeline.operations.alerts import Circumstances
@@ -26,8 +26,9 @@ from ohlcv_pipeline.settings import Settings
 class SeriesFreshness:
     """One series at an instant.
 
-    `lag_minutes` is that of `bars.freshness`, None where there is nothing to measure from. `vendors` are those that
-    serve the symbol, in the market's order.
+    `lag_minutes` is that of `bars.freshness`, None where there is nothing to measure from. `stale_from` is when it will
+    be stale if nothing more is stored, None where it is, or where that is not known. `vendors` are those that serve the
+    symbol, in the market's order.
     """
 
     market: str
@@ -37,6 +38,7 @@ class SeriesFreshness:
     lag_minutes: float | None
     threshold_minutes: float
     stale: bool
+    stale_from: datetime | None
     vendors: Sequence[str]
 
     @property
@@ -45,7 +47,15 @@ class SeriesFreshness:
         return self.market, self.symbol, self.interval
 
 
-def monitor(platform: Platform, now: datetime) -> Recorded:
+@dataclass(frozen=True)
+class Monitored:
+    """What became of an evaluation, and when the next series will be stale unless something is published."""
+
+    recorded: Recorded
+    next_stale_at: datetime | None
+
+
+def monitor(platform: Platform, now: datetime) -> Monitored:
     """Evaluate every series, and store the incidents and messages that follow.
 
     Raises LakeError when the lake cannot be read; then nothing changes, and the watchdog will notice.
@@ -56,7 +66,7 @@ def monitor(platform: Platform, now: datetime) -> Recorded:
     looked_at = vendor_status.newest(ledger)
     statuses = {name: vendor_status.served(row.status, row.checked_at, now) for name, row in looked_at.items()}
     seen = sightings(series, {vendor for vendor, status in statuses.items() if status in _UNAVAILABLE})
-    return record(
+    recorded = record(
         ledger,
         platform.settings,
         FRESHNESS,
@@ -66,6 +76,7 @@ def monitor(platform: Platform, now: datetime) -> Recorded:
         kinds=[Kind.FRESHNESS, Kind.VENDOR_DOWN],
         circumstances=lambda session, told: _circumstances(session, told, series, seen, statuses),
     )
+    return Monitored(recorded, min((each.stale_from for each in series if each.stale_from is not None), default=None))
 
 
 _UNAVAILABLE = frozenset({"down", "rate_limited"})
@@ -152,6 +163,7 @@ def judge(
             for instrument in instruments:
                 last = newest.get((market.name, instrument.symbol, interval))
                 verdict = freshness(market, interval, instrument, last, now_us, threshold)
+                late_us = None if verdict.stale else stale_from(market, interval, instrument, last, threshold)
                 found.append(
                     SeriesFreshness(
                         market=market.name,
@@ -161,6 +173,7 @@ def judge(
                         lag_minutes=verdict.lag_minutes,
                         threshold_minutes=threshold,
                         stale=verdict.stale,
+                        stale_from=None if late_us is None else from_us(late_us),
                         vendors=[vendor for vendor in market.vendors if vendor in instrument.vendor_symbols],
                     )
                 )

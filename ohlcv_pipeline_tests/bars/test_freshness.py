@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ohlcv_pipeline.bars.freshness import Freshness, freshness, open_minutes
+from ohlcv_pipeline.bars.freshness import Freshness, freshness, open_minutes, stale_from
 from ohlcv_pipeline.markets import Instrument, Interval, Market
 from ohlcv_pipeline_tests.bars.vendor import AAPL, BTC, CRYPTO, DAY, MINUTE, NEW_YORK, listed, us, utc
 
@@ -87,3 +89,36 @@ def test_open_minutes_are_those_inside_sessions() -> None:
     assert open_minutes(calendar, us("2025-11-20 15:00"), us("2025-11-20 15:30")) == 30
     assert open_minutes(calendar, us("2025-11-22"), us("2025-11-23")) == 0
     assert open_minutes(CRYPTO.calendar, us("2025-11-20"), us("2025-11-22")) == 2880
+
+
+@given(
+    st.sampled_from([(CRYPTO, BTC), (NEW_YORK, AAPL)]),
+    st.sampled_from([MINUTE, DAY]),
+    st.integers(0, 40 * 390),
+    st.sampled_from([0.5, 15.0, 60.0, 390.0, 500.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_series_is_stale_right_after_the_instant_that_is_foretold(
+    of: tuple[Market, Instrument], interval: Interval, back: int, threshold: float
+) -> None:
+    home, instrument = of
+    buckets = home.buckets(interval, us("2025-10-20"), us("2025-12-01"))
+    newest = int(buckets[-1 - back % len(buckets)])
+    instant = stale_from(home, interval, instrument, newest, threshold)
+    assert instant is not None
+    assert not freshness(home, interval, instrument, newest, instant, threshold).stale
+    assert freshness(home, interval, instrument, newest, instant + 1, threshold).stale
+
+
+def test_an_hour_of_grace_is_foretold_as_well() -> None:
+    enabled = listed(BTC, enabled_at=utc("2025-11-20 11:30"))
+    for newest in (None, us("2025-11-20 09:00")):
+        assert stale_from(CRYPTO, MINUTE, enabled, newest, THRESHOLD) == us("2025-11-20 12:30")
+    assert stale_from(CRYPTO, MINUTE, BTC, None, THRESHOLD) is None
+
+
+def test_no_lag_grows_after_a_delisting() -> None:
+    delisted = listed(BTC, delisted_at=utc("2025-11-20 12:00"))
+    assert judged(CRYPTO, MINUTE, "2025-11-20 11:59", "2025-12-24 12:00", delisted) == Freshness(0.0, stale=False)
+    assert judged(CRYPTO, DAY, "2025-11-19", "2025-12-24 12:00", delisted) == Freshness(0.0, stale=False)
+    assert stale_from(CRYPTO, MINUTE, delisted, us("2025-11-20 11:59"), THRESHOLD) is None

@@ -169,6 +169,17 @@ def test_freshness_is_evaluated_after_every_publication_and_else_every_ten_minut
     assert monitors.last_evaluation(ledger, FRESHNESS) == now
 
 
+def test_a_series_is_told_when_it_becomes_late_and_not_only_at_the_next_evaluation(filled: Office) -> None:
+    # The newest bar closed at 11:58.
+    for minutes in (50, 57, 58):
+        filled.at(minutes)
+        filled.evaluate()
+    assert filled.subjects == []
+    filled.at(58.1)
+    filled.evaluate()
+    assert filled.subjects == ["[OHLCV] BTC minute data is 60 min behind"]
+
+
 def test_without_a_lake_there_is_nothing_to_evaluate_yet(office: Office) -> None:
     assert office.tick("freshness_monitor") == ["there is no lake yet; the first run makes one"]
 

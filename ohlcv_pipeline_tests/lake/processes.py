@@ -14,7 +14,7 @@ from ohlcv_pipeline_tests.bars.vendor import BTC, CRYPTO, MINUTE, new_store, off
 
 # Forked from a server that has the packages loaded but has opened no lake: as quick as fork, as clean as spawn.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ohlcv_pipeline_tests.bars.vendor", "pandas"])
+PROCESSES.set_forkserver_preload(["ohlcv_pipeline_tests.bars.vendor", "ohlcv_pipeline_tests.faults.alerting", "pandas"])
 START_SECONDS = 60.0
 NOW = utc("2025-11-21 00:10")
 PARTITION = "2025-11-20"
