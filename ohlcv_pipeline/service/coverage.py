@@ -48,7 +48,7 @@ class Cell:
         """Why bars are missing, as far as the manifest knows."""
         if self.missing <= self.unfillable:
             return "No vendor has them"
-        return "Not fetched yet" if not self.stored else "To be fetched"
+        return "Open gap" if self.stored else "Not fetched yet"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import uvicorn
 
 from ohlcv_pipeline.ledger.models import Incident, IngestionRun, Monitor, RemediationEntry, VendorStatus
 from ohlcv_pipeline.markets import Interval, market
+from ohlcv_pipeline.operations.evaluation import deliver_due
 from ohlcv_pipeline_tests.bars.vendor import Vendor, fill, us
-from ohlcv_pipeline_tests.service.conftest import NOW, Home, new_home
+from ohlcv_pipeline_tests.exchange import running_exchange
+from ohlcv_pipeline_tests.service.conftest import NOW, TOKEN, Home, new_home
 
 CRYPTO = market("crypto")
 SYMBOLS = ("BTC", "ETH", "AAVE")
@@ -75,6 +77,12 @@ class Site:
         self.apart(self.home.refresh)
 
 
+def _mail(home: Home) -> None:
+    """Have the sample of an alert sent to the sandbox."""
+    assert home.ask("POST", "/alerts/test", headers={"X-Admin-Token": TOKEN}).status_code == 204
+    assert deliver_due(home.platform.ledger, home.platform.settings, NOW).sent == 1
+
+
 def _ledger(home: Home) -> None:
     """Put one row of every kind into the ledger."""
     hour = timedelta(hours=1)
@@ -110,13 +118,21 @@ def _ledger(home: Home) -> None:
 
 @contextmanager
 def running_site(path: Path) -> Iterator[Site]:
-    """Serve three coins at noon: two days of minutes, of which ETH lacks two hours, and a quarter of days."""
-    home = new_home(path)
+    """Serve three coins at noon: two days of minutes, of which ETH lacks two hours, a quarter of days, and a mail."""
+    with running_exchange() as exchange:
+        mailbox = {"smtp_host": "127.0.0.1", "smtp_port": exchange.mail_port, "smtp_security": "none"}
+        with _served(new_home(path, sandbox_url=exchange.url, alert_mail_to="desk@example.org", **mailbox)) as site:
+            yield site
+
+
+@contextmanager
+def _served(home: Home) -> Iterator[Site]:
     server = uvicorn.Server(uvicorn.Config(home.app, port=0, log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     site = Site(home, "")
     try:
         _ledger(home)
+        site.apart(lambda: _mail(home))
         site.fill(["2025-11-20", "2025-11-21"])
         site.fill(["2025-09", "2025-10", "2025-11"], Interval.DAY)
         thread.start()

@@ -45,7 +45,7 @@ def overflow(page: Page) -> int:
     return width
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", [*PAGES[:2], "/demo/mail"])
 @pytest.mark.parametrize("width", [390, 320], ids=["phone", "400 % of 1280"])
 def test_a_narrow_window_needs_no_sideways_scrolling(open_page: Open, path: str, width: int) -> None:
     page = open_page(path, viewport={"width": width, "height": 700})

@@ -61,7 +61,7 @@ function draw() {
     const at = left + x * step;
     if ((first || x === 0) && at >= free && at + 52 <= width) {
       pen.fillText(label, at, height - FOOT / 2 + 2);
-      free = at + 64;
+      free = at + 58;
     }
   });
   if (spot) {

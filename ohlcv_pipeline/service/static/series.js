@@ -83,7 +83,7 @@ function draw(found) {
       width: pixels,
       height: place.clientHeight - 34,
       scales: { x: { time: false, range: (_, min, max) => [min - 0.6, max + 0.6] }, y: { range: lows }, volume: { range: (_, __, max) => [0, (max || 1) * 5] } },
-      axes: [{ ...axis, values: (_, splits) => ticks(splits), space: 80 }, { ...axis, side: 1, size: 72, values: (u, splits) => splits.map((v) => number(u, v)) }],
+      axes: [{ ...axis, size: 32, values: (_, splits) => ticks(splits), space: 80 }, { ...axis, side: 1, size: 72, values: (u, splits) => splits.map((v) => number(u, v)) }],
       series: [
         { label: "Bar", value: (_, i) => (i == null ? "–" : label(i)) },
         ...["Open", "High", "Low", "Close"].map((name) => ({ label: name, value: number, ...hidden })),
