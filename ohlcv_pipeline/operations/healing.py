@@ -233,7 +233,7 @@ def _request_due(
     work = due(entries, holes, {market.name: market}, budget(home), now, sweep=sweep)
     log.escalate(home.ledger, [entry.id for entry in work.escalated], now)
     done.escalated += work.escalated
-    done.requests += _request(home, table, [*work.needs, *more], entries, now)
+    done.requests += _request(home, table, [*work.needs, *_besides(more, table, holes)], entries, now)
     waits += [entry.next_attempt_at for entry in entries if entry.next_attempt_at is not None]
     waits += [hole.due_at for hole in holes if hole.due_at is not None]
 
@@ -305,7 +305,7 @@ def outlook(home: Platform, table: Table, now: datetime, more: Sequence[Need] = 
     holes = find_holes(home, market, interval, [entry for entry in entries if entry.issue is Issue.GAP], now)
     refused = [hole for hole in holes if not hole.fillable]
     waiting = [hole for hole in holes if hole.fillable and hole.due_at is not None and hole.due_at > now]
-    needs = [*more]
+    needs = _besides(more, table, holes)
     for hole in holes:
         if hole not in refused and hole not in waiting:
             ids = frozenset(
@@ -320,6 +320,18 @@ def outlook(home: Platform, table: Table, now: datetime, more: Sequence[Need] = 
             keys = market.partition_keys(interval, entry.first_us, entry.last_us + 1)
             needs += [Need(entry.series, key, frozenset({entry.id}), force=True) for key in keys]
     return Outlook(table, planned(table, needs), holes, waiting, refused)
+
+
+def _besides(more: Sequence[Need], table: Table, holes: Sequence[Hole]) -> list[Need]:
+    """Leave out the partitions that are red for as long as they have a hole: its own runs settle both."""
+    market, interval = table
+    wait = {
+        key
+        for hole in holes
+        if hole.fillable
+        for key in market.partition_keys(interval, hole.first_us, hole.last_us + 1)
+    }
+    return [need for need in more if need.force or need.partition not in wait]
 
 
 def request_by_hand(home: Platform, seen: Outlook, now: datetime) -> list[IngestionRun]:
