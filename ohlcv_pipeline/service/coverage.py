@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from ohlcv_pipeline.bars.planning import PENDING_TAIL
 from ohlcv_pipeline.bars.report import coverage_pct
 from ohlcv_pipeline.lake.reader import Reader
-from ohlcv_pipeline.markets import Instrument, Interval, Market, to_us
+from ohlcv_pipeline.markets import MINUTE_US, Instrument, Interval, Market, span_us, to_us
 
-_COLUMNS = ["symbol", "partition", "rows", "expected_rows", "no_trades_rows", "unfillable_rows"]
+_COLUMNS = [
+    "symbol", "partition", "rows", "expected_rows", "no_trades_rows", "unfillable_rows", "last_bucket", "fetched_at"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ def grid(
                 row = held[instrument.symbol].get(key)
                 stored, unfillable = (row["rows"], row["unfillable_rows"]) if row else (0, 0)
                 expected = row["expected_rows"] - row["no_trades_rows"] if row else due.of(instrument, i)
+                if row and expected > stored:
+                    expected -= min(
+                        expected - stored, due.pending(instrument, i, row["last_bucket"], row["fetched_at"])
+                    )
                 if expected:
                     cells[key] = Cell(market.name, instrument.symbol, str(interval), key, stored, expected, unfillable)
             series[market.name, instrument.symbol] = cells
@@ -123,6 +130,15 @@ class _Due:
             edges = np.searchsorted(buckets, self._bounds)
             self._known[listing] = edges[:, 1] - edges[:, 0]
         return int(self._known[listing][i])
+
+    def pending(self, instrument: Instrument, i: int, last: datetime | None, fetched: datetime | None) -> int:
+        """Return how many minutes after the newest bar were due when it was fetched, and are too young for a gap."""
+        if self._interval is not Interval.MINUTE or fetched is None:
+            return 0
+        start, end = (int(bound) for bound in self._bounds[i])
+        after = start if last is None else to_us(last) + MINUTE_US
+        young = max(after, self._now_us - span_us(PENDING_TAIL))
+        return len(self._market.expected(self._interval, instrument, young, end, to_us(fetched))) if young < end else 0
 
 
 def undecided(reader: Reader) -> dict[tuple[str, str, str], int]:

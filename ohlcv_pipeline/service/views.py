@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+from markupsafe import Markup
 
 from ohlcv_pipeline.markets import from_us
 
@@ -249,6 +250,12 @@ def price(value: float) -> str:
     return f"{int(whole):,}" + (f".{rest}" if rest else "")
 
 
+def coded(text: str) -> Markup:
+    """Return a sentence with what stands between backticks as code, and all of it escaped."""
+    parts = text.split("`")
+    return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
 def iso(instant: datetime | str) -> str:
     """Return an instant as the API writes it."""
     return instant if isinstance(instant, str) else instant.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -267,6 +274,7 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "percent": percent,
     "grade": grade,
     "words": words,
+    "coded": coded,
     "price": price,
     "iso": iso,
     "known": known,

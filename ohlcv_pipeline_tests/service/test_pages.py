@@ -8,13 +8,15 @@ import io
 import re
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from ohlcv_pipeline.ledger.models import IngestionRun, VendorStatus
-from ohlcv_pipeline.markets import Interval, market
+from ohlcv_pipeline.markets import MINUTE_US, Interval, market, to_us
 from ohlcv_pipeline.service.app import STATIC
 from ohlcv_pipeline_tests.bars.vendor import Vendor, fill, us
 from ohlcv_pipeline_tests.service.conftest import NOW, Home
 
-SHARES = market("us_equities")
+CRYPTO, SHARES = market("crypto"), market("us_equities")
 HOLE = {("BTC", bucket) for bucket in range(us("2025-11-20 03:00"), us("2025-11-20 05:00"), 60_000_000)}
 
 
@@ -77,6 +79,17 @@ def test_the_coverage_map_counts_what_is_there_and_what_is_due(home: Home) -> No
     assert (of["us_equities", "AAPL"]["due"][at], of["us_equities", "AAPL"]["due"][at - 4]) == (390, None)
     assert set(found) == {"interval", "partitions", "series"}
     assert all(set(each) == {"market", "asset", "stored", "due"} for each in found["series"])
+
+
+@pytest.mark.parametrize(("silent", "missing"), [(3, 0), (20, 7)], ids=["young", "older"])
+def test_the_newest_minutes_are_no_gap_for_a_quarter_of_an_hour(home: Home, silent: int, missing: int) -> None:
+    due = to_us(NOW - CRYPTO.publish_delay[Interval.MINUTE])
+    late = {("BTC", due - i * MINUTE_US) for i in range(1, silent + 1)}
+    fill(home.platform.store, ["2025-11-21"], [Vendor(silent=late)], NOW)
+    home.refresh()
+    found = home.get("/status/coverage.json", interval="minute").json()
+    cell = next(each for each in found["series"] if each["asset"] == "BTC")
+    assert cell["due"][-1] - cell["stored"][-1] == missing
 
 
 def test_the_coverage_map_follows_the_lake(home: Home) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ohlcv_pipeline.service.views import COLUMNS, Filters, headline, price, span, when
+from ohlcv_pipeline.service.views import COLUMNS, Filters, coded, headline, price, span, when
 
 
 def row(asset: str = "BTC", **changes: Any) -> dict[str, Any]:
@@ -111,3 +111,8 @@ def test_words() -> None:
     assert [price(each) for each in (46_731.25, 1.0, 0.000012345678912, 1e12)] == [
         "46,731.25", "1", "0.000012345679", "1,000,000,000,000",
     ]  # fmt: skip
+
+
+def test_what_stands_between_backticks_is_code_and_all_is_escaped() -> None:
+    assert coded("`<b>` or <i>, `1m`") == "<code>&lt;b&gt;</code> or &lt;i&gt;, <code>1m</code>"
+    assert coded("") == ""
