@@ -6,7 +6,8 @@ is closed before the next file begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +16,15 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from ohlcv_pipeline_tests.browser.chromium import CHROMIUM, running_chromium
 from ohlcv_pipeline_tests.browser.site import Site, running_site
+from ohlcv_pipeline_tests.pages import ROOT
+
+REPORTS = ROOT / "reports"
 
 Open = Callable[..., Page]
 """Opens a page in a context of its own; keyword arguments are those of the context."""
+
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Keeps what was measured as a file of a name."""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,17 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The service over a small lake. Asks for the browser first, lest it be started for nothing."""
     with running_site(tmp_path_factory.mktemp("site")) as found:
         yield found
+
+
+@pytest.fixture
+def report() -> Report:
+    """Write what was measured into `reports/`, where CI finds it."""
+
+    def write(name: str, found: Mapping[str, Any]) -> None:
+        REPORTS.mkdir(exist_ok=True)
+        (REPORTS / f"{name}.json").write_text(json.dumps(found, indent=1))
+
+    return write
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from ohlcv_pipeline_tests.browser.conftest import Open
+from ohlcv_pipeline_tests.browser.conftest import Open, Report
 
 pytestmark = pytest.mark.browser
 
@@ -25,11 +24,11 @@ PAGES = (
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_no_finding(open_page: Open, path: str, scheme: str, tmp_path: Path) -> None:
+def test_no_finding(open_page: Open, path: str, scheme: str, report: Report) -> None:
     page = open_page(path, color_scheme=scheme)
     page.wait_for_load_state("networkidle")
     found = Axe().run(page, options=RULES)
-    found.save_to_file(tmp_path / "axe.json")
+    report(f"axe-{PAGES.index(path)}-{scheme}", {"page": path, "scheme": scheme, **found.response})
     assert found.violations_count == 0, found.generate_report()
 
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from ohlcv_pipeline_tests.browser import vitals
-from ohlcv_pipeline_tests.browser.conftest import Open
+from ohlcv_pipeline_tests.browser.conftest import Open, Report
 from ohlcv_pipeline_tests.browser.site import Site
 
 pytestmark = pytest.mark.browser
@@ -274,9 +274,9 @@ def test_the_page_of_a_series_draws_its_bars(open_page: Open) -> None:
     expect(page.locator(".u-legend .u-series").first).to_contain_text("2025-11-2")
 
 
-def test_web_vitals_are_recorded(open_page: Open, tmp_path: Path) -> None:
+def test_web_vitals_are_recorded(open_page: Open, report: Report) -> None:
     measured = vitals.measure(open_page("about:blank", viewport=vitals.VIEWPORT), "/status")
-    (tmp_path / "web-vitals.json").write_text(json.dumps(measured))
+    report("web-vitals", measured)
     assert set(measured) == {"lcp_ms", "blocking_ms", "interactive_ms", "refresh_ms"}
     assert all(value >= 0 for value in measured.values())
     assert measured["lcp_ms"] > 0
