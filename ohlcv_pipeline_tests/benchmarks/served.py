@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -118,25 +117,28 @@ def during_a_backfill(path: Path) -> Row:
     return Row(what, p95(spent), "ms", must=50, aim=10, note=note)
 
 
-def of_many_series(path: Path, count: int = 1_000) -> Row:
-    """The summary of 2,000 series: three years of days and a day of minutes of 1,000 symbols."""
+def many_series(path: Path, count: int) -> Platform:
+    """Return an installation of so many symbols, with three years of days and a day of minutes of each."""
     home, now = market("crypto"), datetime.now(UTC)
     platform = Platform(Settings(home=path, markets=("crypto",), _env_file=None))
-    with closing(platform.ledger):
-        for instrument in home.instruments:
-            symbols.disable(platform.ledger, home, instrument.symbol, now)
-        for i in range(count):
-            symbol = f"S{i:04}"
-            symbols.add(
-                platform.ledger, home, symbol, now, name=symbol, base=symbol, vendor_symbols={"coinbase": symbol}
-            )
-        instruments = platform.instruments(home)
+    for instrument in home.instruments:
+        symbols.disable(platform.ledger, home, instrument.symbol, now)
+    for i in range(count):
+        symbol = f"S{i:04}"
+        symbols.add(platform.ledger, home, symbol, now, name=symbol, base=symbol, vendor_symbols={"coinbase": symbol})
+    instruments = platform.instruments(home)
     days = home.partition_keys(Interval.DAY, *home.target_window(Interval.DAY, now))
     yesterday = (now - timedelta(days=1)).date().isoformat()
     vendor = Vendor(page_rows=2_000, received_at=now)
     fill(platform.store, days, [vendor], now, interval=Interval.DAY, instruments=instruments)
     fill(platform.store, [yesterday], [vendor], now, instruments=instruments)
     platform.store.catalog.close()
+    return platform
+
+
+def of_many_series(path: Path, count: int = 1_000) -> Row:
+    """The summary of 2,000 series: three years of days and a day of minutes of 1,000 symbols."""
+    many_series(path, count).ledger.close()
     with serving(path) as port:
         spent = asyncio.run(_ask(port, [SUMMARY], time.monotonic() + 20, PAUSE_SECONDS))
     return Row("p95 of the summary, 2,000 series, three years of days", p95(spent), "ms", must=100, aim=20,
