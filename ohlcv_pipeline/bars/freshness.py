@@ -62,12 +62,17 @@ def freshness(
 
 
 def stale_from(
-    market: Market, interval: Interval, instrument: Instrument, newest_us: int | None, threshold_minutes: float
+    market: Market,
+    interval: Interval,
+    instrument: Instrument,
+    newest_us: int | None,
+    now_us: int,
+    threshold_minutes: float,
 ) -> int | None:
     """Return the instant in µs after which a series is stale, if nothing more is stored: `freshness`, inverted.
 
-    None where that never happens, as after a delisting, or where nothing tells: without bars, of a symbol for which it
-    is not known when it was enabled.
+    It is of a series that is not stale now. None where that never happens, as after a delisting, or where nothing
+    tells: without bars, of a symbol for which it is not known when it was enabled.
     """
     calendar, threshold = market.calendar, round(threshold_minutes * MINUTE_US)
     enabled = None if instrument.enabled_at is None else to_us(instrument.enabled_at)
@@ -88,7 +93,7 @@ def stale_from(
         if session == len(opens):
             return None
         instant = int(opens[session]) + threshold - (int(open_before[session - 1]) if session else 0)
-    if graceful is not None:
+    if enabled is not None and graceful is not None and enabled <= max(instant, now_us):
         instant = max(instant, graceful)
     ended = instrument.delisted_at is not None and instant >= to_us(instrument.delisted_at)
     return None if ended else instant

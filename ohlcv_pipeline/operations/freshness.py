@@ -163,7 +163,7 @@ def judge(
             for instrument in instruments:
                 last = newest.get((market.name, instrument.symbol, interval))
                 verdict = freshness(market, interval, instrument, last, now_us, threshold)
-                late_us = None if verdict.stale else stale_from(market, interval, instrument, last, threshold)
+                late_us = None if verdict.stale else stale_from(market, interval, instrument, last, now_us, threshold)
                 found.append(
                     SeriesFreshness(
                         market=market.name,

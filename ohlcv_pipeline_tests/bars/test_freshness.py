@@ -104,21 +104,27 @@ def test_a_series_is_stale_right_after_the_instant_that_is_foretold(
     home, instrument = of
     buckets = home.buckets(interval, us("2025-10-20"), us("2025-12-01"))
     newest = int(buckets[-1 - back % len(buckets)])
-    instant = stale_from(home, interval, instrument, newest, threshold)
+    instant = stale_from(home, interval, instrument, newest, newest, threshold)
     assert instant is not None
     assert not freshness(home, interval, instrument, newest, instant, threshold).stale
     assert freshness(home, interval, instrument, newest, instant + 1, threshold).stale
 
 
 def test_an_hour_of_grace_is_foretold_as_well() -> None:
-    enabled = listed(BTC, enabled_at=utc("2025-11-20 11:30"))
+    enabled, now = listed(BTC, enabled_at=utc("2025-11-20 11:30")), us("2025-11-20 12:00")
     for newest in (None, us("2025-11-20 09:00")):
-        assert stale_from(CRYPTO, MINUTE, enabled, newest, THRESHOLD) == us("2025-11-20 12:30")
-    assert stale_from(CRYPTO, MINUTE, BTC, None, THRESHOLD) is None
+        assert stale_from(CRYPTO, MINUTE, enabled, newest, now, THRESHOLD) == us("2025-11-20 12:30")
+    assert stale_from(CRYPTO, MINUTE, BTC, None, now, THRESHOLD) is None
+
+
+def test_there_is_no_grace_before_a_symbol_is_enabled() -> None:
+    to_come, newest = listed(BTC, enabled_at=utc("2025-11-20 11:30")), us("2025-11-20 08:59")
+    assert stale_from(CRYPTO, MINUTE, to_come, newest, newest, THRESHOLD) == us("2025-11-20 10:00")
+    assert judged(CRYPTO, MINUTE, "2025-11-20 08:59", "2025-11-20 10:01", to_come).stale
 
 
 def test_no_lag_grows_after_a_delisting() -> None:
     delisted = listed(BTC, delisted_at=utc("2025-11-20 12:00"))
     assert judged(CRYPTO, MINUTE, "2025-11-20 11:59", "2025-12-24 12:00", delisted) == Freshness(0.0, stale=False)
     assert judged(CRYPTO, DAY, "2025-11-19", "2025-12-24 12:00", delisted) == Freshness(0.0, stale=False)
-    assert stale_from(CRYPTO, MINUTE, delisted, us("2025-11-20 11:59"), THRESHOLD) is None
+    assert stale_from(CRYPTO, MINUTE, delisted, us("2025-11-20 11:59"), us("2025-12-24 12:00"), THRESHOLD) is None

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from ohlcv_pipeline.bars.freshness import GRACE_MINUTES, stale_from
 from ohlcv_pipeline.ledger.models import Symbol
-from ohlcv_pipeline.markets import Interval, from_us, market
+from ohlcv_pipeline.markets import Interval, from_us, market, to_us
 from ohlcv_pipeline.operations.freshness import monitor
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline_tests.benchmarks.served import many_series
@@ -43,8 +43,9 @@ def evaluating(path: Path) -> Row:
 def _first_late(platform: Platform) -> datetime:
     """Return when the first series of minutes passes its threshold."""
     crypto = market("crypto")
-    newest = platform.reading.reader.newest_of_each("crypto", Interval.MINUTE)
-    late = [stale_from(crypto, Interval.MINUTE, i, newest[i.symbol], THRESHOLD_MINUTES) for i in crypto.instruments]
+    newest, enabled = platform.reading.reader.newest_of_each("crypto", Interval.MINUTE), platform.instruments(crypto)
+    now = to_us(datetime.now(UTC))
+    late = [stale_from(crypto, Interval.MINUTE, i, newest[i.symbol], now, THRESHOLD_MINUTES) for i in enabled]
     return from_us(min(instant for instant in late if instant is not None))
 
 
@@ -55,8 +56,9 @@ def cut_off(path: Path) -> Row:
         with services.platform.ledger.write() as session:
             # Of a new symbol nobody is told within the hour; this one is over when the bars are there.
             now = datetime.now(UTC)
-            session.execute(update(Symbol).values(enabled_at=now - timedelta(minutes=GRACE_MINUTES - 4)))
-        services.launch("crypto_minute_refresh", [now.date().isoformat()], {})
+            session.execute(update(Symbol).values(enabled_at=now - timedelta(minutes=GRACE_MINUTES - 3)))
+        services.launch("crypto_day_refresh", [f"{now:%Y-%m}"], {})
+        services.launch("crypto_minute_refresh", [f"{now:%Y-%m-%d}"], {})
         for vendor in ("coinbase", "kraken"):
             services.exchange.fault(kind="outage", vendor=vendor)
         passed, deadline = _first_late(services.platform), time.monotonic() + LONGEST_SECONDS
