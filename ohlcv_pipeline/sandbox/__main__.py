@@ -92,6 +92,7 @@ def main() -> None:
             server_header=False,
             date_header=False,
             timeout_keep_alive=60,
+            timeout_graceful_shutdown=1,
         )
     )
     # The socket already listens: a client that connects now waits until the server accepts.

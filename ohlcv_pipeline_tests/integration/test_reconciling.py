@@ -102,7 +102,7 @@ def test_a_symbol_that_cannot_be_had_fails_the_run_and_the_others_are_published(
     assert not run.success
     assert run.failure.description.startswith("the corporate actions of AAPL (vendor_unavailable) could not be had")
     assert {row["symbol"] for row in all_actions(equities)} == {"NVDA"}
-    with pytest.raises(ValueError, match="corporate actions of AAPL have never been fetched; materialise us_equities"):
+    with pytest.raises(ValueError, match="corporate actions of AAPL have never been fetched; `ohlcv actions fetch"):
         equities.materialise("2026-06", table=DAYS)
         lake(equities).bars("AAPL", "day", "2026-06-01", "2026-06-09", adjust="all")
 
