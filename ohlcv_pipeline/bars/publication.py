@@ -169,16 +169,21 @@ class Decision:
             for key, (start, end) in self.bounds.items():
                 before = cells.get((symbol, key))
                 row = self._manifest_row(offer, key, series, absences, before)
+                comes, goes = _any_within(came, start, end), _any_within(went, start, end)
+                differs = row is not None and before is not None and row["checksum"] != before["checksum"]
+                damaged = (comes or goes or differs) and before is not None and self._damaged(held, key, before)
+                # What was not delivered again is proven by nothing: the cell stays what was published, and red.
+                unproven = damaged and differs and not _all_among(_between(merged.bars, start, end), offered)
+                if unproven:
+                    row = None
                 if row is not None:
                     manifest.append(row)
-                comes, goes = _any_within(came, start, end), _any_within(went, start, end)
-                damaged = (comes or goes) and before is not None and self._damaged(held, key, before)
                 if goes:
                     outgoing.append(self._superseded(merged, key, before, stored.next_at, damaged=damaged))
                 if damaged and before is not None and (row or before)["checksum"] == before["checksum"]:
                     coming = restored(coming, _between(held, start, end), start, end, before["fetched_at"])
                 standing = row or before
-                if standing is not None and (row is not None or comes):
+                if standing is not None and (row is not None or comes) and not unproven:
                     self.touched.append(standing)
             inserted.append(coming)
         return Changes(
@@ -347,3 +352,7 @@ def _between(bars: pa.Table, start: int, end: int) -> pa.Table:
 def _any_within(buckets: Micros, start: int, end: int) -> bool:
     lo, hi = np.searchsorted(buckets, [start, end])
     return bool(hi > lo)
+
+
+def _all_among(bars: pa.Table, offered: pa.Table) -> bool:
+    return bool(np.isin(micros(bars["bucket_start"]), micros(offered["bucket_start"])).all())

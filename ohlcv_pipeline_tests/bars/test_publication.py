@@ -10,7 +10,8 @@ import pytest
 
 from ohlcv_pipeline.bars.checksum import partition_checksum
 from ohlcv_pipeline.bars.schema import Delivery, judge
-from ohlcv_pipeline.frames import bars_from_columns, micros
+from ohlcv_pipeline.bars.verify import verify
+from ohlcv_pipeline.frames import Micros, bars_from_columns, micros
 from ohlcv_pipeline.lake.store import Store
 from ohlcv_pipeline.markets import to_us
 from ohlcv_pipeline_tests.bars.vendor import (
@@ -163,6 +164,24 @@ def test_force_publishes_a_constant_price_factor(store: Store) -> None:
     publish_one(store, offer(ALL, NOW), NOW, [PARTITION])
     published = publish_one(store, offer(ALL, NOW, bars=scaled(10.0, 1440)), NOW, [PARTITION], force=True)
     assert (published.rows, published.shifted) == (1440, [])
+
+
+@pytest.mark.parametrize("delivered", [ALL[:0], ALL[:700], ALL[720:]], ids=["nothing", "the first half", "the rest"])
+def test_damage_is_not_published_while_some_of_it_is_not_delivered_again(store: Store, delivered: Micros) -> None:
+    publish_one(store, offer(ALL, NOW), NOW, [PARTITION])
+    published = manifest_row(store, PARTITION)
+    bars = store.catalog.cursor()
+    bars.execute("UPDATE lake.crypto.ohlcv_minute SET close = high")
+    bars.close()
+    later = NOW + timedelta(hours=1)
+    silent = ALL[~np.isin(ALL, delivered)]
+    partly = offer(delivered, later, unanswered=silent)
+    publish_one(store, partly, later, [PARTITION], run_id=OTHER_RUN, force=True)
+    assert {**manifest_row(store, PARTITION), "raw_ids": ()} == {**published, "raw_ids": ()}
+    assert len(verify(store.reader, CRYPTO, MINUTE).mismatched) == 1
+    publish_one(store, offer(ALL, later), later, [PARTITION], run_id=OTHER_RUN, force=True)
+    assert {**manifest_row(store, PARTITION), "raw_ids": ()} == {**published, "raw_ids": ()}
+    assert verify(store.reader, CRYPTO, MINUTE).passed
 
 
 def test_a_bad_bar_reported_twice_is_quarantined_once(store: Store) -> None:
