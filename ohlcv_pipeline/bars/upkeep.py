@@ -6,6 +6,7 @@ Thin: what is damaged is found in `verify` and healed in `repair`; here is how m
 import uuid
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -149,22 +150,24 @@ def damage(done: Repair, now: datetime, run_id: str) -> list[NewEntry]:
     ):
         for cell in cells:
             of, interval = MARKETS[cell["market"]], Interval(cell["interval"])
-            buckets = of.buckets(interval, *of.partition_bounds(interval, cell["partition"]))
-            entries.append(
-                NewEntry(
-                    market=of.name,
-                    symbol=cell["symbol"],
-                    interval=str(interval),
-                    issue_type="checksum_mismatch",
-                    range_start=from_us(buckets[0]),
-                    range_end=from_us(buckets[-1]),
-                    note=note,
-                    detected_at=now,
-                    run_id=run_id,
-                    resolution=resolution,
-                )
-            )
+            entry = damaged_cell(of, interval, cell["symbol"], cell["partition"], now)
+            entries.append(replace(entry, note=note, run_id=run_id, resolution=resolution))
     return entries
+
+
+def damaged_cell(market: Market, interval: Interval, symbol: str, partition: str, now: datetime) -> NewEntry:
+    """Return the entry about one symbol of a partition whose bars are not what was published."""
+    buckets = market.buckets(interval, *market.partition_bounds(interval, partition))
+    return NewEntry(
+        market=market.name,
+        symbol=symbol,
+        interval=str(interval),
+        issue_type="checksum_mismatch",
+        range_start=from_us(buckets[0]),
+        range_end=from_us(buckets[-1]),
+        note="mismatch",
+        detected_at=now,
+    )
 
 
 @dg.asset(

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from ohlcv_pipeline.ledger.models import IngestionRun
+    from ohlcv_pipeline.markets import Interval, Market
     from ohlcv_pipeline.operations.healing import Outlook, Table
-    from ohlcv_pipeline.operations.remediation import Hole
+    from ohlcv_pipeline.operations.remediation import Hole, Need
     from ohlcv_pipeline.platform import Platform
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan; send nothing, start no run.")]
@@ -55,13 +56,20 @@ def run(
     if dry_run:
         _show(_outlooks(home, chosen, datetime.now(UTC)), as_json)
         return errors.SUCCESS
-    from ohlcv_pipeline.operations import healing
+    from ohlcv_pipeline.markets import to_us
+    from ohlcv_pipeline.operations import distress, healing
 
     busy = [table for table in chosen if healing.busy(home, *table)]
     for of, of_interval in busy:
         console.note(f"{of.name}/ohlcv_{of_interval}: a run is at work; `ohlcv backfill status` shows it")
     free = [table for table in chosen if table not in busy]
-    healing.heal(home, free, datetime.now(UTC), request=False)
+    with _dagster(home) as dagster:
+        now = datetime.now(UTC)
+
+        def damaged(of: Market, of_interval: Interval) -> list[Need]:
+            return distress.damaged(dagster, home, of, of_interval, to_us(now))
+
+        healing.heal(home, free, now, more=damaged, request=False)
     rows = _run(home, _outlooks(home, free, datetime.now(UTC)))
     done = healing.heal(home, free, datetime.now(UTC), request=False)
     code = _code(rows)
@@ -97,17 +105,21 @@ def _code(rows: Sequence[IngestionRun]) -> int:
     return errors.FAILED if statuses == {"failed"} else errors.PARTIAL
 
 
-def _outlooks(home: Platform, chosen: Sequence[Table], now: datetime) -> list[Outlook]:
+def _dagster(home: Platform) -> DagsterInstance:
     from ohlcv_pipeline.cli import instance
 
     instance.prepare_dagster_home(home.settings)
     instance.quiet()
     from dagster import DagsterInstance
 
+    return DagsterInstance.get()
+
+
+def _outlooks(home: Platform, chosen: Sequence[Table], now: datetime) -> list[Outlook]:
     from ohlcv_pipeline.markets import to_us
     from ohlcv_pipeline.operations import distress, healing
 
-    with DagsterInstance.get() as dagster:
+    with _dagster(home) as dagster:
         return [
             healing.outlook(home, table, now, distress.needs(dagster, home, *table, to_us(now))) for table in chosen
         ]

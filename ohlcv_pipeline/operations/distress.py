@@ -4,6 +4,8 @@ Another run settles both: what is complete costs no request, and its checks judg
 manifest is fetched again by force.
 """
 
+from collections.abc import Set
+
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
@@ -17,26 +19,39 @@ from ohlcv_pipeline.platform import Platform
 
 
 def needs(instance: dg.DagsterInstance, home: Platform, market: Market, interval: Interval, end_us: int) -> list[Need]:
-    """Return what runs are to look at because it is red: partitions of the target window that have ended."""
-    start, _ = market.target_window(interval, from_us(end_us))
-    window = market.partition_keys(interval, start, end_us)
-    keys = [key for key in window if market.partition_end(interval, key) < end_us]
-    if not keys or not home.store.reader.manifest(market.name, interval).num_rows:
-        return []
+    """Return what runs are to look at because it is red: of what may still grow, damage alone."""
+    wrong = damaged(instance, home, market, interval, end_us)
+    settled = {key for key in _window(home, market, interval, end_us) if market.partition_end(interval, key) < end_us}
+    red = failed(instance, market, interval, settled) | set(red_checks(instance, market, interval))
+    again = sorted((red & settled) - {need.partition for need in wrong})
     symbols = [instrument.symbol for instrument in home.instruments(market)]
+    return [Need(Series(market.name, interval, symbol), key) for key in again for symbol in symbols] + wrong
+
+
+def damaged(
+    instance: dg.DagsterInstance, home: Platform, market: Market, interval: Interval, end_us: int
+) -> list[Need]:
+    """Return what is to be fetched by force: where the check `checksum` is red, the bars are hashed once more."""
     red = red_checks(instance, market, interval)
-    suspect = sorted(key for key, names in red.items() if "checksum" in names and key in keys)
+    suspect = [key for key in _window(home, market, interval, end_us) if "checksum" in red.get(key, ())]
     wrong = verify(home.store.reader, market, interval, partitions=suspect).mismatched if suspect else []
-    forced = {row["partition"] for row in wrong}
-    again = ((failed(instance, market, interval, keys) | set(red)) & set(keys)) - forced
-    found = [Need(Series(market.name, interval, symbol), key) for key in sorted(again) for symbol in symbols]
-    return found + [Need(Series(market.name, interval, row["symbol"]), row["partition"], force=True) for row in wrong]
+    return [Need(Series(market.name, interval, row["symbol"]), row["partition"], force=True) for row in wrong]
 
 
-def failed(instance: dg.DagsterInstance, market: Market, interval: Interval, keys: list[str]) -> set[str]:
+def _window(home: Platform, market: Market, interval: Interval, end_us: int) -> list[str]:
+    """Return the partitions of the target window; none of a table that was never begun."""
+    if not home.store.reader.manifest(market.name, interval).num_rows:
+        return []
+    start, _ = market.target_window(interval, from_us(end_us))
+    return market.partition_keys(interval, start, end_us)
+
+
+def failed(instance: dg.DagsterInstance, market: Market, interval: Interval, keys: Set[str]) -> set[str]:
     """Return the partitions whose last run failed."""
     of = asset_key(market, interval)
-    statuses = instance.get_status_by_partition(of, keys, partitions_of(market, interval)) or {}
+    if not keys:
+        return set()
+    statuses = instance.get_status_by_partition(of, sorted(keys), partitions_of(market, interval)) or {}
     return {key for key, status in statuses.items() if status is AssetPartitionStatus.FAILED}
 
 

@@ -17,6 +17,7 @@ from ohlcv_pipeline.bars.checksum import CHECKSUM_VERSION
 from ohlcv_pipeline.bars.inquiry import Absence, inquire
 from ohlcv_pipeline.bars.planning import PENDING_TAIL
 from ohlcv_pipeline.bars.report import holdings
+from ohlcv_pipeline.bars.upkeep import damaged_cell
 from ohlcv_pipeline.bars.verify import verify
 from ohlcv_pipeline.ledger import remediation as log
 from ohlcv_pipeline.ledger import requests, runs
@@ -163,7 +164,7 @@ def entries_of(rows: Iterable[RemediationEntry], table: Table, instruments: Sequ
 
 
 MoreNeeds = Callable[[Market, Interval], Sequence[Need]]
-"""What else is needed of a table than the log says."""
+"""What else is needed of a table than the log says; what is needed by force is damage, which the log is told of."""
 
 
 def heal(
@@ -189,9 +190,13 @@ def heal(
     waits: list[datetime] = []
     for table in which:
         if not busy(home, *table):
+            needs = more(*table)
+            wrong = [damaged_cell(*table, need.series.symbol, need.partition, now) for need in needs if need.force]
+            log.log(home.ledger, wrong, now)
             holes = _bring_up_to_date(home, table, now, done)
             if request:
-                _request_due(home, table, holes, more(*table), now, done, waits, sweep=sweep)
+                again = [need for need in needs if not need.force]
+                _request_due(home, table, holes, again, now, done, waits, sweep=sweep)
     done.next_at = min((at for at in waits if at > now), default=None)
     return done
 

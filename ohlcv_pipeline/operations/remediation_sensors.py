@@ -90,10 +90,14 @@ def remediation_definitions(
     )
     def remediation(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[PlatformResource]) -> dg.SkipReason:
         home, now = platform.platform, datetime.now(UTC)
+
+        def damaged(market: Market, interval: Interval) -> list[Need]:
+            return distress.damaged(context.instance, home, market, interval, to_us(now))
+
         seen = json.loads(context.cursor) if context.cursor else {}
         tally = {"holes": 0, "requests": 0, "resolved": 0, "escalated": 0}
         for table in to_look_at(home, seen, now):
-            done = healing.heal(home, [table], now)
+            done = healing.heal(home, [table], now, more=damaged)
             market, interval = table
             seen[f"{market.name}/{interval}"] = looked(home, table, done, now)
             tally = {name: count + told(done)[name] for name, count in tally.items()}

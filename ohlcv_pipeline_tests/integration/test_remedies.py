@@ -5,7 +5,7 @@ The daemon is played by the test: it evaluates the sensors and runs what they as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ import pytest
 from ohlcv_pipeline.bars.recording import REQUEST_TAG
 from ohlcv_pipeline.ledger import remediation as log
 from ohlcv_pipeline.ledger import requests, runs
-from ohlcv_pipeline.ledger.models import IngestionRun, RemediationEntry
+from ohlcv_pipeline.ledger.models import RemediationEntry
 from ohlcv_pipeline.markets import Interval, to_us
 from ohlcv_pipeline.operations import distress, healing
 from ohlcv_pipeline.resources import PlatformResource
@@ -41,12 +41,9 @@ def evaluated(
     return sensor.evaluate_tick(context)
 
 
-def launch(at: Installation, which: Callable[[IngestionRun], bool] = lambda row: True) -> Iterator[Run]:
+def launch(at: Installation) -> Iterator[Run]:
     """Run what the request sensor asks for, as the daemon would: a run key that is known is passed over."""
-    chosen = {str(row.id) for row in requests.queued(at.platform.ledger) if which(row)}
     for asked in evaluated(at, "launch_requests").run_requests or []:
-        if asked.run_key not in chosen:
-            continue
         if not at.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": asked.run_key})):
             yield at.job(asked.job_name, {**asked.tags, "dagster/run_key": asked.run_key}, asked.run_config)
 
@@ -207,25 +204,59 @@ def test_the_sensor_ends_runs_that_were_killed(crypto: Installation, monkeypatch
     assert runs.run(crypto.platform.ledger, begun.id).status == "failed"  # type: ignore[union-attr]
 
 
-def test_the_sweep_fetches_again_what_no_longer_is_what_was_published(install: Install) -> None:
+def damage(at: Installation) -> None:
+    """Let something else than the platform write BTC's ninth of June, and the check see it."""
+    altered = "UPDATE lake.crypto.ohlcv_minute SET close = high WHERE symbol = 'BTC'"
+    bars = at.platform.store.catalog.cursor()
+    bars.execute(f"{altered} AND bucket_start >= '2026-06-09' AND bucket_start < '2026-06-10'")
+    bars.close()
+    at.materialise(DAYS[1])
+    assert ("checksum", DAYS[1]) in at.red_checks()
+
+
+def test_what_is_not_what_was_published_is_logged_fetched_again_and_hashed(install: Install) -> None:
     made = install()
     made.enable_only("BTC", "ETH")
     made.materialise(DAYS[0], TODAY)
     manifest = made.manifest()
-    altered = "UPDATE lake.crypto.ohlcv_minute SET close = high WHERE symbol = 'BTC'"
-    bars = made.platform.store.catalog.cursor()
-    bars.execute(f"{altered} AND bucket_start >= '2026-06-09' AND bucket_start < '2026-06-10'")
-    bars.close()
-    made.materialise(DAYS[1])
-    assert ("checksum", DAYS[1]) in made.red_checks()
-    assert made.job("remediation_sweep").success
-    asked = [(row.symbols, row.force, row.backfill_window_start) for row in requests.queued(made.platform.ledger)]
-    assert (["BTC"], True, START) in asked
-    (run,) = launch(made, lambda row: row.force)
+    damage(made)
+    evaluated(made, "remediation")
+    (entry,) = entries(made, issue_type="checksum_mismatch", resolved=False)
+    (run,) = launch(made)
     assert run.success
+    assert heal(made).resolved == {entry.id: "rewritten"}
+    assert steps(made, entry) == ["detected", "launched", "resolved"]
     assert made.red_checks() == set()
     again = made.manifest()["BTC", DAYS[1]]
     assert (again["checksum"], again["rows"]) == (manifest["BTC", DAYS[1]]["checksum"], 1440)
+
+
+def test_the_sweep_asks_for_damage_by_force_beside_all_that_is_missing(install: Install) -> None:
+    made = install()
+    made.enable_only("BTC", "ETH")
+    made.materialise(DAYS[0], TODAY)
+    damage(made)
+    assert made.job("remediation_sweep").success
+    asked = [(row.symbols, row.force, row.backfill_window_start) for row in requests.queued(made.platform.ledger)]
+    assert (["BTC"], True, START) in asked
+    assert (["BTC", "ETH"], False, datetime(2026, 3, 12, tzinfo=UTC)) in asked
+
+
+def test_damage_that_nobody_heals_is_escalated(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = install(vendors=ONE_TRY, remediation_attempts=1, remediation_wait_seconds=60)
+    made.enable_only("BTC", "ETH")
+    made.materialise(DAYS[0], TODAY)
+    damage(made)
+    made.exchange.fault(kind="outage", vendor="coinbase", symbol="BTC")
+    first = evaluated(made, "remediation")
+    (run,) = launch(made)
+    assert not run.success
+    stop_time(monkeypatch, NOW + timedelta(minutes=16))
+    evaluated(made, "remediation", first.cursor)
+    (entry,) = entries(made, issue_type="checksum_mismatch")
+    assert (entry.attempts, entry.resolved, entry.escalated_at is not None) == (1, False, True)
+    assert steps(made, entry) == ["detected", "launched", "escalated"]
+    assert not [row for row in requests.queued(made.platform.ledger) if row.force]
 
 
 def test_a_partition_whose_run_died_is_run_again(crypto: Installation) -> None:
