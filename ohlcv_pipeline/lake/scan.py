@@ -38,12 +38,6 @@ class Window:
             return True
         return file.first_us < self.end_us and file.last_us >= self.start_us
 
-    def spans(self, file: DataFile) -> bool:
-        """Return whether all bars of a file are of the window's time."""
-        if file.first_us is None or file.last_us is None:
-            return False
-        return self.start_us <= file.first_us and file.last_us < self.end_us
-
     def may_be_in(self, symbols: pq.Statistics | None, buckets: pq.Statistics | None) -> bool:
         """Return whether a row group may hold bars of the window, by the least and greatest values of two columns."""
         if symbols is not None and symbols.has_min_max and not symbols.min <= self.symbol <= symbols.max:
@@ -53,16 +47,11 @@ class Window:
         return bool(buckets.min_raw < self.end_us and buckets.max_raw >= self.start_us)
 
     @property
-    def of_symbol(self) -> pc.Expression:
-        """Which rows are of the symbol."""
-        return pc.field("symbol") == self.symbol
-
-    @property
     def rows(self) -> pc.Expression:
         """Which rows are of the window."""
         bucket = pc.field("bucket_start")
         start, end = (pa.scalar(us, pa.int64()).cast(TIMESTAMP) for us in (self.start_us, self.end_us))
-        return self.of_symbol & (bucket >= start) & (bucket < end)
+        return (pc.field("symbol") == self.symbol) & (bucket >= start) & (bucket < end)
 
 
 def scan(files: Sequence[DataFile], window: Window, schema: pa.Schema) -> pa.Table:
@@ -72,15 +61,13 @@ def scan(files: Sequence[DataFile], window: Window, schema: pa.Schema) -> pa.Tab
     """
     parts = [schema.empty_table()]
     try:
-        for spanned, alike in groupby(files, key=lambda file: None if file.marks else window.spans(file)):
-            if spanned is None:
+        for marked, alike in groupby(files, key=lambda file: file.marks is not None):
+            if marked:
                 parts += [_unmarked(file, window, schema) for file in alike]
             else:
-                # To compare every row's time with bounds that all of them keep would take a fifth of the read.
-                wanted = window.of_symbol if spanned else window.rows
-                paths = [file.path for file in alike]
-                opened = dataset.dataset(paths, schema=STORED_BARS, format=_PARQUET)
-                parts.append(opened.to_table(columns=schema.names, filter=wanted))
+                # One scan of many files reads them side by side; what statistics have answered no row is asked.
+                opened = dataset.dataset([file.path for file in alike], schema=STORED_BARS, format=_PARQUET)
+                parts.append(opened.to_table(columns=schema.names, filter=window.rows))
         return pa.concat_tables(part.cast(schema) for part in parts)
     except DAMAGE as error:
         raise LakeError(f"the lake cannot be read: {error}") from error
