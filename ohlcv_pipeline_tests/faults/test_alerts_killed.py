@@ -74,7 +74,7 @@ def kill_one(url: str, mail_port: int, dice: random.Random) -> None:
     tells.close()
 
 
-LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
+LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
