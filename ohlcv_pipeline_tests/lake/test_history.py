@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ohlcv_pipeline.bars.access import Lake
-from ohlcv_pipeline.bars.checksum import run_checksum
+from ohlcv_pipeline.bars.checksum import partition_checksum, run_checksum
 from ohlcv_pipeline.bars.revisions import Replaced
 from ohlcv_pipeline.bars.rollup import roll_up
 from ohlcv_pipeline.bars.verify import actual_checksums
@@ -21,7 +21,7 @@ from ohlcv_pipeline.frames import bars_from_columns, micros
 from ohlcv_pipeline.lake.history import History
 from ohlcv_pipeline.lake.maintenance import maintain
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline.lake.tables import BAR_REVISIONS, STORED_BARS
+from ohlcv_pipeline.lake.tables import BAR_REVISIONS, MANIFEST, STORED_BARS
 from ohlcv_pipeline.lake.writer import Changes, Scope, Stored
 from ohlcv_pipeline.markets import DAY_US, from_us, to_us
 from ohlcv_pipeline_tests.bars.vendor import (
@@ -29,6 +29,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     MINUTE,
     change,
     count,
+    manifest_row,
     new_store,
     offer,
     publish_one,
@@ -150,7 +151,12 @@ def test_a_withdrawn_bar_is_there_until_it_was_withdrawn(store: Store) -> None:
         gone = {name: bars[name].to_pylist() for name in STORED_BARS.names if name != "published_at"}
         gone |= {"market": ["crypto"] * 2, "interval": ["minute"] * 2, "revision": [1, 1], "cause": ["discarded"] * 2}
         gone |= {"valid_from": bars["published_at"].to_pylist(), "superseded_at": [stored.next_at] * 2}
-        return Changes(superseded=pa.Table.from_pydict(gone | {"superseded_by_run": [OTHER] * 2}, BAR_REVISIONS))
+        stays = pa.concat_tables([stored.bars.slice(0, 7), stored.bars.slice(9)])
+        account = manifest_row(store, DAY) | {"revision": 2, "checksum": partition_checksum("BTC", MINUTE, stays)}
+        return Changes(
+            superseded=pa.Table.from_pydict(gone | {"superseded_by_run": [OTHER] * 2}, BAR_REVISIONS),
+            manifest=pa.Table.from_pylist([account | {"rows": 28, "complete": False}], MANIFEST),
+        )
 
     scope = Scope("crypto", MINUTE, ["BTC"], [DAY], us(DAY), us("2025-11-21"))
     store.writer.publish(scope, withdraw, [], later)
