@@ -33,10 +33,10 @@ down: install ## stop them
 test: install ## every test that takes less than a minute by itself
 	$(BIN)/python -m pytest $(TWO)
 
-test-slow: install ## the tests that take longer: a real daemon, Dagster's UI in a browser, Postgres, the whole demo
+test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, Dagster's UI
 	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(TWO)
 
-test-long: install ## the same proofs over many rounds: 1,000 flipped bits, 500 kills, a minute of writers and readers
+test-long: install ## the same proofs over many rounds: 1,000 flipped bits, 500 killed alerts, 90 sessions
 	$(BIN)/python -m pytest -m long --timeout 1800
 
 lint: install ## style and format

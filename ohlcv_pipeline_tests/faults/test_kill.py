@@ -61,7 +61,7 @@ def assert_whole(store: Store) -> None:
     "kills",
     [
         pytest.param(5, id="five times"),
-        pytest.param(30, id="thirty times", marks=pytest.mark.long),
+        pytest.param(30, id="thirty times", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_moments_the_ingestion_ends_as_if_it_had_not_been(tmp_path: Path, kills: int) -> None:

@@ -24,15 +24,13 @@ from ohlcv_pipeline_tests.faults.workers import (
 )
 from ohlcv_pipeline_tests.lake.processes import at_once
 
-MINUTE_LONG = pytest.mark.long
-
 
 @pytest.mark.parametrize(
     ("seconds", "maintained"),
     [
         pytest.param(5.0, True, id="five seconds with maintenance"),
-        pytest.param(60.0, False, id="a minute", marks=MINUTE_LONG),
-        pytest.param(60.0, True, id="a minute with maintenance", marks=MINUTE_LONG),
+        pytest.param(60.0, False, id="a minute", marks=pytest.mark.long),
+        pytest.param(60.0, True, id="a minute with maintenance", marks=pytest.mark.slow),
     ],
 )
 def test_two_writers_and_three_readers_at_once(store: Store, tmp_path: Path, seconds: float, maintained: bool) -> None:
