@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -151,10 +152,17 @@ def logged(at: Installation) -> set[tuple[str, str, str | None, datetime, dateti
     }
 
 
-def test_one_retry_sequence_is_one_entry_recovered_or_open_until_the_bars_are_there(install: Install) -> None:
+@pytest.mark.parametrize(
+    "passing",
+    [{"kind": "truncated"}, {"kind": "rate_limit", "retry_after": 1}, {"kind": "outage"}],
+    ids=["half a body", "429", "503"],
+)
+def test_one_retry_sequence_is_one_entry_recovered_or_open_until_the_bars_are_there(
+    install: Install, passing: dict[str, Any]
+) -> None:
     crypto = install(vendors={"coinbase": VendorSettings(attempts=2), "kraken": VendorSettings(attempts=1)})
     crypto.enable_only("BTC", "ETH")
-    crypto.exchange.fault(kind="truncated", vendor="coinbase", symbol="BTC", times=1)
+    crypto.exchange.fault(**passing, vendor="coinbase", symbol="BTC", times=1)
     crypto.exchange.fault(kind="bad_gzip", vendor="coinbase", symbol="ETH")
     crypto.materialise(DAY, retry=False)
     last = START + timedelta(hours=23, minutes=59)

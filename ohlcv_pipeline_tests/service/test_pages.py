@@ -151,10 +151,12 @@ def test_runs_and_vendors_come_from_the_ledger(home: Home) -> None:
         for symbol, status in (("BTC", "success"), ("ETH", "success"), ("SOL", "failed")):
             child = run(symbol, status)
             child.parent_id = parent.id
+            child.retries = 7 if status == "failed" else 0
             session.add(child)
     home.refresh()
     page = html(home, "/status")
     assert "66.66 %" in page
+    assert '<td class="num">1</td><td class="num">7</td>' in page
     assert "2 succeeded, 0 partial, 1 failed" in page
     assert page.count("Unavailable / Rate-limited") == 20 + 1 + 2
     assert "No run has failed" not in page
