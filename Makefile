@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A file's tests stay in one process, so that what they share is made once. Groups (loadgroup) do nothing: xdist 3.8
-# writes them into a field that pytest 9 no longer reads.
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy, for many tests wait for others. A file's tests stay in one process, so that what
+# they share is made once. Groups (loadgroup) do nothing: xdist 3.8 writes them into a field that pytest 9 no longer reads.
+THREE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up down test test-slow test-long lint types floors bench lock clean
@@ -31,10 +31,10 @@ down: install ## stop them
 	$(BIN)/ohlcv down
 
 test: install ## every test that takes less than a minute by itself
-	$(BIN)/python -m pytest $(TWO)
+	$(BIN)/python -m pytest $(THREE)
 
 test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, Dagster's UI
-	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(TWO)
+	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(THREE)
 
 test-long: install ## the same proofs over many rounds: 1,000 flipped bits, 500 killed alerts, 90 sessions
 	$(BIN)/python -m pytest -m long --timeout 1800

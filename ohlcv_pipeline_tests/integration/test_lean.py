@@ -99,8 +99,9 @@ def at(monkeypatch: pytest.MonkeyPatch, now: str) -> str:
     return now
 
 
-def test_days_of_spy_and_aapl_are_those_of_the_calendar_from_1998_on(
-    shares: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("year", [2011, pytest.param(1998, marks=pytest.mark.long)])
+def test_days_of_spy_and_aapl_are_those_of_the_calendar(
+    shares: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch, year: int
 ) -> None:
     spy, aapl = (EQUITY.days(recorded(f"lean/equity_usa_daily/{name}.zip")) for name in ("spy", "aapl"))
     write(folder / "day" / "SPY.csv", spy)
@@ -108,27 +109,33 @@ def test_days_of_spy_and_aapl_are_those_of_the_calendar_from_1998_on(
     shares.enable_only("SPY", "AAPL")
     now = at(monkeypatch, "2021-04-01T00:00")
 
-    run = shares.materialise("1998-01", "2021-03", table="recorded_shares/ohlcv_day")
+    run = shares.materialise(f"{year}-01", "2021-03", table="recorded_shares/ohlcv_day")
     assert run.success, run
     assert run.green == set(CHECKS)
-    assert len(run.materialised) == 279
+    months = 12 * (2021 - year) + 3
+    assert len(run.materialised) == months
 
-    found = entries(shares, Interval.DAY, "1998-01-01", "2021-04-01", now)
+    spy, aapl = ([row for row in rows if us(row[0]) >= us(f"{year}-01-01")] for rows in (spy, aapl))
+    sessions = len(spy)
+    assert sessions == {1998: 5849, 2011: 2578}[year]
+    found = entries(shares, Interval.DAY, f"{year}-01-01", "2021-04-01", now)
     assert {
         symbol: (each.expected_rows, each.actual_rows, each.coverage_pct, list(each.gaps))
         for symbol, each in found.items()
-    } == {"SPY": (5849, 5849, 100.0, []), "AAPL": (5849, 5849, 100.0, [])}
+    } == {"SPY": (sessions, sessions, 100.0, []), "AAPL": (sessions, sessions, 100.0, [])}
     for symbol, rows in (("SPY", spy), ("AAPL", aapl)):
-        stored = bars(shares, symbol, Interval.DAY, "1998-01-01", "2021-04-01")
+        stored = bars(shares, symbol, Interval.DAY, f"{year}-01-01", "2021-04-01")
         assert micros(stored["bucket_start"]).tolist() == [us(row[0]) for row in rows]
         assert values(stored) == [list(column) for column in list(zip(*rows, strict=True))[1:]]
-    # No session on the days after 11 September 2001, a half day on 2013-11-29.
+    # No session on the days after 11 September 2001 nor on those of a hurricane in 2012, a half day on 2013-11-29.
     labels = {str(date(1970, 1, 1) + timedelta(days=int(us_) // DAY_US)) for us_ in micros(stored["bucket_start"])}
     assert not labels & {"2001-09-11", "2001-09-12", "2001-09-13", "2001-09-14"}
-    assert {"2001-09-10", "2001-09-17", "2013-11-29"} <= labels
+    assert not labels & {"2012-10-29", "2012-10-30"}
+    assert {"2012-10-26", "2012-10-31", "2013-11-29"} <= labels
+    assert year > 2001 or {"2001-09-10", "2001-09-17"} <= labels
 
     verified = verify(shares.platform.store.reader, shares.market, Interval.DAY)
-    assert (verified.passed, verified.cells, verified.rows) == (True, 2 * 279, 2 * 5849)
+    assert (verified.passed, verified.cells, verified.rows) == (True, 2 * months, 2 * sessions)
 
 
 def test_the_half_day_of_goog_has_its_210_minutes_and_its_auction_is_counted_outside(

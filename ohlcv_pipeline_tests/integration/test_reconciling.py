@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -31,14 +35,32 @@ def equities(install: Install) -> Installation:
     return made
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves a copy of the history for the others."""
+    return tmp_path_factory.mktemp("history") / "kept"
+
+
 @pytest.fixture
-def history(equities: Installation) -> Installation:
+def history(install: Install, tmp_path: Path, kept: Path) -> Installation:
     """A year and a half of days, to the newest, and the corporate actions."""
-    assert equities.materialise("2025-01", "2026-06", table=DAYS).success
-    run = equities.job("us_equities_actions_refresh")
+    if kept.exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        lake = tmp_path / "home" / "sandbox" / "lake"
+        with closing(sqlite3.connect(lake / "catalog.sqlite")) as catalog, catalog:
+            # The only place where a lake names its folder.
+            catalog.execute("UPDATE ducklake_metadata SET value = ? WHERE key = 'data_path'", [f"{lake / 'data'}/"])
+    made = install(markets=("us_equities",), vendors=VENDORS)
+    if kept.exists():
+        return made
+    made.enable_only("NVDA", "AAPL")
+    assert made.materialise("2025-01", "2026-06", table=DAYS).success
+    run = made.job("us_equities_actions_refresh")
     assert run.success, run
     assert run.green == {"unexplained_jumps"}
-    return equities
+    made.platform.store.catalog.close()
+    shutil.copytree(tmp_path, kept)
+    return made
 
 
 def lake(of: Installation) -> Lake:
