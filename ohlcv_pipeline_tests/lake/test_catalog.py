@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -194,6 +195,13 @@ def test_a_catalog_that_is_no_catalog_is_a_lake_error(tmp_path: Path) -> None:
     file.write_bytes(b"this is no database, however long one looks at it" * 100)
     with pytest.raises(LakeError, match="cannot be opened"):
         Catalog(f"sqlite:{file}", str(tmp_path / "data")).cursor()
+
+
+def test_an_open_lake_loads_no_extension_that_nobody_signed(store: Store) -> None:
+    with closing(store.catalog.cursor()) as connection:
+        assert connection.execute("SELECT current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
+        with pytest.raises(duckdb.InvalidInputException, match="allow_unsigned_extensions"):
+            connection.execute("SET allow_unsigned_extensions = true")
 
 
 def test_a_closed_catalog_opens_again(store: Store) -> None:
