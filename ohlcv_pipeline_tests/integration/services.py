@@ -225,3 +225,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def partition_counts(backfill: dict[str, object]) -> dict[str, int]:
+    """How many partitions of the only table of a backfill are in which state."""
+    (of_table,) = backfill["assetBackfillData"]["assetBackfillStatuses"]  # type: ignore[index]
+    return {name.removeprefix("numPartitions"): n for name, n in of_table.items()}
