@@ -20,7 +20,7 @@ from ohlcv_pipeline.operations.remediation_sensors import remediation_definition
 from ohlcv_pipeline.operations.retention import retention_definitions
 from ohlcv_pipeline.operations.vendor_probes import vendor_definitions
 from ohlcv_pipeline.progress import OnProgress
-from ohlcv_pipeline.resources import LakeDuckDB, PlatformResource
+from ohlcv_pipeline.resources import LakeDuckDB, platform_resource
 from ohlcv_pipeline.settings import Settings, settings
 
 Refreshes = Mapping[Interval, UnresolvedAssetJobDefinition]
@@ -56,7 +56,7 @@ def build_definitions(chosen: Settings, on_progress: OnProgress | None = None) -
             assets=[scrub],
             jobs=[verify_lake, lake_maintenance],
             schedules=upkeep_schedules(status),
-            resources={"platform": PlatformResource(chosen, on_progress), "duckdb": LakeDuckDB()},
+            resources={"platform": platform_resource(chosen, on_progress), "duckdb": LakeDuckDB()},
             executor=dg.in_process_executor,
         ),
     )

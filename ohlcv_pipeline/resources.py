@@ -6,12 +6,14 @@ Opened on first use, never while definitions load.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import dagster as dg
 import duckdb
 from dagster_duckdb import DuckDBResource
 
+from ohlcv_pipeline import event_log
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.progress import OnProgress, Progress
 from ohlcv_pipeline.settings import Settings, settings
@@ -40,6 +42,19 @@ class PlatformResource:
         """Tell whoever listens how far a run is."""
         if self.on_progress is not None:
             self.on_progress(asset, progress)
+
+
+def platform_resource(chosen: Settings, on_progress: OnProgress | None = None) -> dg.ResourceDefinition:
+    """Return the resource `platform`: a PlatformResource, and while a run has it, an event log that stays open."""
+
+    @dg.resource(description="The installation: its lake, its ledger and its vendors.")
+    def platform(context: dg.InitResourceContext) -> Iterator[PlatformResource]:
+        with ExitStack() as held:
+            if context.instance is not None and context.run is not None:
+                held.enter_context(event_log.kept_open(context.instance, context.run.run_id))
+            yield PlatformResource(chosen, on_progress)
+
+    return platform
 
 
 class LakeDuckDB(DuckDBResource):

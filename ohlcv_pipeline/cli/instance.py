@@ -159,14 +159,20 @@ def run_job(
     config: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
     """Run a job of the code location once, in this process."""
-    begun = time.perf_counter()
-    result = definitions.resolve_job_def(name).execute_in_process(
-        instance=instance,
-        raise_on_error=False,
-        tags={**(tags or {}), TRIGGER_TAG: "cli"},
-        # The event log keeps every line; on the terminal they would tear the progress bar apart.
-        run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
+    from dagster._core.utils import make_new_run_id
+
+    from ohlcv_pipeline import event_log
+
+    begun, run_id = time.perf_counter(), make_new_run_id()
+    with event_log.kept_open(instance, run_id):
+        result = definitions.resolve_job_def(name).execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            raise_on_error=False,
+            tags={**(tags or {}), TRIGGER_TAG: "cli"},
+            # The event log keeps every line; on the terminal they would tear the progress bar apart.
+            run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
     failed, error = _failures(result)
     return RunOutcome(
         run_id=result.run_id,

@@ -307,10 +307,12 @@ def _ensure(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> 
                 connection.execute(f"CREATE TABLE {table} ({_columns(STORED_BARS)})")
                 connection.execute("INSERT INTO lake.heads VALUES (?, ?, 0, NULL)", [market, interval])
     if version < newest:
-        for name in _SHARED:
-            connection.execute(
-                "CALL lake.set_option('data_inlining_row_limit', ?, table_name => ?)", [_INLINED_ROWS, name]
-            )
+        # DuckLake sets no option of a table that the same transaction has made.
+        with transaction(connection):
+            for name in _SHARED:
+                connection.execute(
+                    "CALL lake.set_option('data_inlining_row_limit', ?, table_name => ?)", [_INLINED_ROWS, name]
+                )
 
 
 def _state(connection: duckdb.DuckDBPyConnection, markets: tuple[str, ...]) -> tuple[int, list[str], list[str]]:

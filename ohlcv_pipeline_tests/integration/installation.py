@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,21 @@ def stop_time(patch: pytest.MonkeyPatch, now: datetime) -> None:
         patch.setattr(module, "datetime", Stopped)
 
 
+@cache
+def _unused_instance() -> tempfile.TemporaryDirectory[str]:
+    """Make a Dagster home with its databases, once a process: Dagster takes most of a second for it."""
+    made = tempfile.TemporaryDirectory(prefix="dagster-")
+    shutil.copyfile(ROOT / "dagster.yaml", Path(made.name) / "dagster.yaml")
+    with dg.DagsterInstance.from_config(made.name):
+        pass
+    return made
+
+
 @contextmanager
 def dagster_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open an instance below a home, configured as the repository's own."""
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
+    if not (home / "dagster.yaml").exists():
+        shutil.copytree(_unused_instance().name, home, dirs_exist_ok=True)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield instance
 

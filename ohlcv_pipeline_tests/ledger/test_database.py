@@ -74,22 +74,16 @@ def test_sqlite_writers_queue_from_their_first_statement(sqlite_url: str) -> Non
     assert order == [("first wrote", 1), ("second sees", 1)]
 
 
-def test_opening_a_current_ledger_is_cheap_and_leaves_alembic_alone(ledger_url: str) -> None:
+def test_opening_a_current_ledger_leaves_alembic_alone(ledger_url: str) -> None:
     open_ledger(ledger_url).close()
     script = """
-import json, sys, time
+import json, sys
 from ohlcv_pipeline.ledger.database import open_ledger
-start = time.perf_counter()
 open_ledger(sys.argv[1])
-seconds = time.perf_counter() - start
-print(json.dumps([seconds, [m for m in ("alembic", "pandas", "dagster") if m in sys.modules]]))
+print(json.dumps([m for m in ("alembic", "pandas", "dagster") if m in sys.modules]))
 """
-    runs = [
-        json.loads(subprocess.run([sys.executable, "-c", script, ledger_url], capture_output=True, check=True).stdout)
-        for _ in range(3)
-    ]  # fmt: skip
-    assert [modules for _, modules in runs] == [[], [], []]
-    assert min(seconds for seconds, _ in runs) < 0.150
+    ended = subprocess.run([sys.executable, "-c", script, ledger_url], capture_output=True, check=True)
+    assert json.loads(ended.stdout) == []
 
 
 @pytest.mark.parametrize(

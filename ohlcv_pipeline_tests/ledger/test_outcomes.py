@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -109,11 +108,5 @@ def test_naive_time_stores_nothing(ledger: Ledger) -> None:
 def test_outcomes_of_a_backfill_are_stored_at_once(ledger: Ledger) -> None:
     """4,400 requests fetch 90 days of minutes and three years of days of ten symbols."""
     batch = [Attempt(requested_at=NOW + timedelta(seconds=i), attempt=i % 5) for i in range(4_400)]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        outcomes.append(ledger, batch)
-        seconds.append(time.perf_counter() - start)
-    assert outcomes.recent(ledger, "kraken", NOW).total == 3 * 4_400
-    # Twice the goal of 100 ms on SQLite, so that a busy machine does not turn this red.
-    assert min(seconds) < (0.2 if ledger.engine.dialect.name == "sqlite" else 0.6)
+    outcomes.append(ledger, batch)
+    assert outcomes.recent(ledger, "kraken", NOW).total == 4_400

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -137,11 +136,3 @@ def test_series_begins_in_2015_and_ends_now(series: Series) -> None:
         at("2015-01-02"),
     ]
     assert series.bars("coinbase", "BTC", MINUTE, int(NOW) + 60, int(NOW) + 600, NOW).time.tolist() == []
-
-
-def test_a_symbol_day_costs_far_less_than_half_a_millisecond() -> None:
-    series = Series(7)
-    series.bars("coinbase", "BTC", DAY, START, START + DAY, NOW)
-    began = time.process_time()
-    series.bars("coinbase", "BTC", DAY, START - 3 * 365 * DAY, START, NOW)
-    assert (time.process_time() - began) / (3 * 365) < 0.0005

@@ -42,7 +42,7 @@ class TestAnAnswer:
         assert (first.vendor, first.status, first.code, first.attempt) == ("coinbase", 503, "vendor_unavailable", 1)
         assert (second.status, second.code, second.attempt, second.bytes) == (200, "ok", 2, 3)
         assert first.requested_at == datetime.fromtimestamp(NOW, UTC)
-        assert 0 < second.seconds < 5
+        assert second.seconds > 0
 
     def test_is_asked_for_with_a_user_agent_over_one_kept_connection(self) -> None:
         async def twice() -> tuple[str, int]:
@@ -110,7 +110,7 @@ class TestRetries:
         heard = ask(Reply(body=b"[1,2,3,4,5,6,7]", pause=0.05), OK, deadline_seconds=0.2)
         assert heard.value == b"[1]"
         assert heard.line.codes == ["vendor_unavailable", "ok"]
-        assert 0.15 < heard.line.outcomes[0].seconds < 1
+        assert heard.line.outcomes[0].seconds > 0.15
 
     def test_let_the_decoder_name_a_refusal_and_ignore_what_it_returns(self) -> None:
         def decode(answer: Answer) -> str:
