@@ -7,8 +7,16 @@ import sys
 import pytest
 from hypothesis import settings
 
+from ohlcv_pipeline_tests.kept import Kept
+
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A folder that the tests of a file fill once."""
+    return Kept(tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture(autouse=True)

@@ -29,6 +29,8 @@ from ohlcv_pipeline.vendors.base import Adapter
 
 _EVER = (-(2**62), 2**62)
 
+_FILE_STAYS = "its file cannot be read and holds bars that can be had nowhere else"
+
 Name = tuple[str, str]
 """Symbol and partition of a cell."""
 
@@ -217,7 +219,7 @@ class _Table:
         plan.evidence = [f for f in plan.ended if any(overlaps(f, *self.bounds(cell)) for cell in unproven)]
         for cell, before, bars, how in candidates:
             if any(overlaps(file, *self.bounds(cell)) for file in kept):
-                plan.unproven.append((cell, "its file cannot be read and holds bars that can be had nowhere else"))
+                plan.unproven.append((cell, _FILE_STAYS))
                 continue
             if bars is None:
                 plan.unproven.append((cell, how))
@@ -326,8 +328,11 @@ class _Table:
         return {_name(cell) for cell in cells if rows.get(_name(cell), 0) >= cell["rows"]}
 
     def fetch(self, unproven: Sequence[tuple[Cell, str]], had: Set[Name], ask: Ask) -> list[tuple[Cell, str]]:
-        """Publish what the vendors have of cells again; return those that are still not what was published."""
-        wanted = [cell for cell, _ in unproven if _name(cell) in had]
+        """Publish what the vendors have of cells again; return those that are still not what was published.
+
+        Beside an unreadable file that stays nothing can be published, for a publication reads what is stored.
+        """
+        wanted = [cell for cell, why in unproven if _name(cell) in had and why != _FILE_STAYS]
         if wanted:
             ask(self.store, self.market, self.interval, _by_symbol(wanted))
         still = self._read_back(wanted)
@@ -335,7 +340,9 @@ class _Table:
         left = []
         for cell, why in unproven:
             name = _name(cell)
-            if name not in had or name in still:
+            if name in had and why == _FILE_STAYS:
+                left.append((cell, why))
+            elif name not in had or name in still:
                 left.append((cell, f"{why}, and the vendors do not deliver it"))
             elif now[name] == cell["checksum"]:
                 self.done.healed.append(self.named(cell, how="vendors"))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ohlcv_pipeline.lake.store import Store
-from ohlcv_pipeline_tests.bars.vendor import new_store
+from ohlcv_pipeline_tests.kept import fresh_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = new_store(tmp_path)
+    opened = fresh_store(tmp_path)
     yield opened
     opened.catalog.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     us,
     utc,
 )
+from ohlcv_pipeline_tests.kept import Kept
 
 NOW = utc("2025-11-21 00:30")
 KEYS = ["2025-11-19", "2025-11-20"]
@@ -77,9 +78,9 @@ def seal_manifest(store: Store, bars_sql: str) -> None:
 
 
 @pytest.fixture
-def filled(store: Store) -> Store:
-    fill(store, KEYS, [Vendor()], NOW, instruments=BOTH)
-    return store
+def filled(kept: Kept) -> Iterator[Store]:
+    with kept.store(lambda empty: fill(empty, KEYS, [Vendor()], NOW, instruments=BOTH)) as store:
+        yield store
 
 
 def test_a_sound_table_passes_every_check(filled: Store) -> None:

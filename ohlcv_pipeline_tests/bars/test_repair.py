@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from ohlcv_pipeline_tests.bars.vendor import (
     step,
     utc,
 )
+from ohlcv_pipeline_tests.kept import Kept
 
 NOW = utc("2025-11-21 12:00")
 LATER = NOW + timedelta(hours=2)
@@ -87,9 +88,9 @@ def forget_answers(store: Store) -> None:
 
 
 @pytest.fixture
-def filled(store: Store) -> Store:
-    fill(store, DAYS, [Vendor()], NOW, instruments=[BTC, ETH])
-    return store
+def filled(kept: Kept) -> Iterator[Store]:
+    with kept.store(lambda empty: fill(empty, DAYS, [Vendor()], NOW, instruments=[BTC, ETH])) as store:
+        yield store
 
 
 def test_a_sound_lake_is_left_alone(filled: Store) -> None:
@@ -235,6 +236,8 @@ def test_a_vendor_that_does_not_deliver_costs_neither_bars_nor_their_account(fil
     _, done, left = heal(filled, Vendor(silent=half))
     assert not left.passed
     assert not done.revised
-    assert "the vendors do not deliver it" in next(c["why"] for c in done.unhealed if c["symbol"] == "BTC")
+    said = {(cell["symbol"], cell["partition"]): cell["why"] for cell in done.unhealed}
+    assert [cell for cell, why in said.items() if "the vendors do not deliver it" in why] == [("BTC", DAYS[0])]
+    assert len(said) == 4, "the others are in the same file, which stays"
     assert filled.reader.manifest("crypto", MINUTE).equals(manifest)
     assert str(path) in {file.path for file in filled.reader.files("crypto", MINUTE)}

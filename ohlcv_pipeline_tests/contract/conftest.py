@@ -10,6 +10,7 @@ from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.settings import Settings
 from ohlcv_pipeline_tests.contract.line import MARKET_OF, NOW, TODAY, YESTERDAY, Line, alone
 from ohlcv_pipeline_tests.exchange import Exchange, running_exchange
+from ohlcv_pipeline_tests.kept import put_empty_lake
 
 MARKETS = ("crypto", "crypto_usdt")
 
@@ -40,7 +41,9 @@ def make_line(tmp_path: Path, exchange: Exchange) -> Iterator[MakeLine]:
 
     def make(**given: Any) -> Line:
         chosen = {"home": tmp_path / f"home{len(made)}", "sandbox_url": exchange.url, "markets": MARKETS, **given}
-        made.append(Line(Platform(Settings(_env_file=None, **chosen)), exchange))  # type: ignore[arg-type]
+        settings = Settings(_env_file=None, **chosen)  # type: ignore[arg-type]
+        put_empty_lake(settings.root / "lake", settings.markets)
+        made.append(Line(Platform(settings), exchange))
         return made[-1]
 
     yield make

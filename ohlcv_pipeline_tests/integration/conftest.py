@@ -38,15 +38,15 @@ Install = Callable[..., Installation]
 
 @pytest.fixture
 def install(tmp_path: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Make an installation of its own; keyword arguments are settings."""
+    """Make an installation of its own, or below `at` the one that is there; keyword arguments are settings."""
     with ExitStack() as stack:
 
-        def make(**given: Any) -> Installation:
+        def make(at: Path = tmp_path, **given: Any) -> Installation:
             stop_time(monkeypatch, NOW)
-            chosen = {"home": tmp_path / "home", "sandbox_url": exchange.url, "schedules": False, "vendors": ONE_TRY}
+            chosen = {"home": at / "home", "sandbox_url": exchange.url, "schedules": False, "vendors": ONE_TRY}
             settings = Settings(_env_file=None, **{**chosen, **given})  # type: ignore[call-arg]
-            made = Installation(settings, stack.enter_context(dagster_instance(tmp_path / "dagster")), exchange)
-            stack.callback(lambda: made.platform.store.catalog.close())
+            made = Installation(settings, stack.enter_context(dagster_instance(at / "dagster")), exchange)
+            stack.callback(made.close)
             return made
 
         yield make

@@ -165,6 +165,11 @@ class Installation:
     def platform(self) -> Platform:
         return PlatformResource(self.settings).platform
 
+    def close(self) -> None:
+        """Close the files of the lake and the ledger; what is asked of them next opens them again."""
+        self.platform.store.catalog.close()
+        self.platform.ledger.close()
+
     @property
     def market(self) -> Market:
         return market(self.settings.markets[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -29,9 +30,16 @@ from ohlcv_pipeline.operations.incidents import Kind, Topic
 from ohlcv_pipeline_tests.exchange import Exchange
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, Installation, stop_time
+from ohlcv_pipeline_tests.kept import Kept
 
 MINUTE = timedelta(minutes=1)
 TODAY, MONTH = "2026-06-10", "2026-06"
+MAIL: dict[str, Any] = {
+    "markets": ("crypto",),
+    "smtp_host": "127.0.0.1",
+    "smtp_security": "none",
+    "alert_mail_to": "oncall@example.org",
+}
 
 
 @dataclass
@@ -53,12 +61,12 @@ class Office:
         repository = self.made.definitions.get_repository_def()
         said = []
         for name in names:
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=self.made.instance, cursor=self.cursors.get(name), repository_def=repository,
                 resources={"platform": self.made.definitions.resources["platform"]},  # type: ignore[index]
                 sensor_name=name,
-            )  # fmt: skip
-            found = repository.get_sensor_def(name).evaluate_tick(context)
+            ) as context:  # fmt: skip
+                found = repository.get_sensor_def(name).evaluate_tick(context)
             self.cursors[name] = found.cursor
             said.append(found.skip_message or "")
         return said
@@ -85,27 +93,34 @@ class Office:
 
 
 @pytest.fixture
-def office(install: Install, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
-    """Crypto with one symbol, all of it stored at noon, and a mail server."""
-    made = install(
-        markets=("crypto",),
-        smtp_host="127.0.0.1",
-        smtp_port=exchange.mail_port,
-        smtp_security="none",
-        alert_mail_to="oncall@example.org",
-    )
-    made.enable_only("BTC")
-    yield Office(made, monkeypatch)
+def post(exchange: Exchange) -> Iterator[int]:
+    """The port of a mail server, which is empty and takes mail again afterwards."""
+    yield exchange.mail_port
     exchange.refuse_mail(False)
     exchange.forget_mails()
 
 
 @pytest.fixture
-def filled(office: Office) -> Office:
-    assert office.fetch()
-    assert office.made.materialise(MONTH, table="crypto/ohlcv_day").success
-    office.evaluate()
-    return office
+def office(install: Install, post: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """Crypto with one symbol, of which nothing is stored, and a mail server."""
+    made = Office(install(tmp_path, smtp_port=post, **MAIL), monkeypatch)
+    made.made.enable_only("BTC")
+    return made
+
+
+@pytest.fixture
+def filled(install: Install, post: int, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """The same, and all of it stored at noon."""
+    there = kept.put_back()
+    found = Office(install(kept.folder, smtp_port=post, **MAIL), monkeypatch)
+    if not there:
+        found.made.enable_only("BTC")
+        assert found.fetch()
+        assert found.made.materialise(MONTH, table="crypto/ohlcv_day").success
+        found.made.close()
+        kept.keep()
+    found.evaluate()
+    return found
 
 
 def cut_off(exchange: Exchange) -> None:

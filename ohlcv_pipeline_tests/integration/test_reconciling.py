@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,6 +18,7 @@ from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline_tests.bars.vendor import change
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, Installation, Run
+from ohlcv_pipeline_tests.kept import Kept
 
 DAYS, MINUTES = "us_equities/ohlcv_day", "us_equities/ohlcv_minute"
 SPLIT = "2025-06-10"
@@ -35,31 +32,19 @@ def equities(install: Install) -> Installation:
     return made
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves a copy of the history for the others."""
-    return tmp_path_factory.mktemp("history") / "kept"
-
-
 @pytest.fixture
-def history(install: Install, tmp_path: Path, kept: Path) -> Installation:
+def history(install: Install, kept: Kept) -> Installation:
     """A year and a half of days, to the newest, and the corporate actions."""
-    if kept.exists():
-        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
-        lake = tmp_path / "home" / "sandbox" / "lake"
-        with closing(sqlite3.connect(lake / "catalog.sqlite")) as catalog, catalog:
-            # The only place where a lake names its folder.
-            catalog.execute("UPDATE ducklake_metadata SET value = ? WHERE key = 'data_path'", [f"{lake / 'data'}/"])
-    made = install(markets=("us_equities",), vendors=VENDORS)
-    if kept.exists():
-        return made
-    made.enable_only("NVDA", "AAPL")
-    assert made.materialise("2025-01", "2026-06", table=DAYS).success
-    run = made.job("us_equities_actions_refresh")
-    assert run.success, run
-    assert run.green == {"unexplained_jumps"}
-    made.platform.store.catalog.close()
-    shutil.copytree(tmp_path, kept)
+    there = kept.put_back()
+    made = install(kept.folder, markets=("us_equities",), vendors=VENDORS)
+    if not there:
+        made.enable_only("NVDA", "AAPL")
+        assert made.materialise("2025-01", "2026-06", table=DAYS).success
+        run = made.job("us_equities_actions_refresh")
+        assert run.success, run
+        assert run.green == {"unexplained_jumps"}
+        made.close()
+        kept.keep()
     return made
 
 
@@ -176,12 +161,24 @@ def test_a_split_of_which_nobody_tells_is_flagged_and_not_applied(history: Insta
     assert of.bars(*window, adjust="split")["close"].equals(of.bars(*window)["close"])
 
 
+@pytest.fixture(scope="module")
+def kept_quarter(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept(tmp_path_factory.mktemp("quarter"))
+
+
 @pytest.fixture
-def stored(equities: Installation) -> Installation:
+def stored(install: Install, kept_quarter: Kept) -> Installation:
     """The days of a quarter and four sessions of minutes."""
-    assert equities.materialise("2026-04", "2026-06", table=DAYS).success
-    assert equities.materialise("2026-06-03", "2026-06-08", table=MINUTES).success
-    return equities
+    there = kept_quarter.put_back()
+    made = install(kept_quarter.folder, markets=("us_equities",), vendors=VENDORS)
+    if not there:
+        made.enable_only("NVDA", "AAPL")
+        assert made.materialise("2026-04", "2026-06", table=DAYS).success
+        assert made.materialise("2026-06-03", "2026-06-08", table=MINUTES).success
+        assert made.exchange.counts().get("tiingo", {}) == {}, "an ingestion run asks no second vendor"
+        made.close()
+        kept_quarter.keep()
+    return made
 
 
 def reconcile(of: Installation) -> tuple[Run, dict[str, dg.AssetCheckEvaluation]]:
@@ -196,10 +193,6 @@ def judged(check: dg.AssetCheckEvaluation) -> tuple[bool, str, set[tuple[str, st
     shown: Any = check.metadata.get("worst")
     rows = [row.data for row in shown.records] if shown is not None else []
     return check.passed, check.severity.value, {(r["symbol"], r["verdict"], r["bars"]) for r in rows}
-
-
-def test_an_ingestion_run_asks_no_second_vendor(stored: Installation) -> None:
-    assert stored.exchange.counts().get("tiingo", {}) == {}
 
 
 def test_the_sandbox_agrees_with_itself(stored: Installation) -> None:

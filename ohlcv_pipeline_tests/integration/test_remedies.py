@@ -21,6 +21,7 @@ from ohlcv_pipeline.operations import distress, healing
 from ohlcv_pipeline.resources import PlatformResource
 from ohlcv_pipeline_tests.integration.conftest import Install
 from ohlcv_pipeline_tests.integration.installation import NOW, ONE_TRY, Installation, Run, stop_time
+from ohlcv_pipeline_tests.kept import Kept
 
 DAYS = ("2026-06-08", "2026-06-09")
 TODAY = "2026-06-10"
@@ -63,15 +64,18 @@ def heal(at: Installation, now: datetime = NOW, **how: bool) -> healing.Healed:
 
 
 @pytest.fixture
-def wounded(install: Install) -> Installation:
+def wounded(install: Install, kept: Kept) -> Installation:
     """Two days and the running one of two symbols, of which the vendor did not answer for two hours of one."""
-    made = install(vendors=ONE_TRY, remediation_attempts=2, remediation_wait_seconds=60)
-    made.enable_only("BTC", "ETH")
-    made.exchange.fault(
-        kind="outage", vendor="coinbase", symbol="BTC", start=START + timedelta(hours=3), end=START + timedelta(hours=5)
-    )
-    made.materialise(DAYS[0], TODAY, retry=False)
-    made.exchange.clear()
+    there = kept.put_back()
+    made = install(kept.folder, vendors=ONE_TRY, remediation_attempts=2, remediation_wait_seconds=60)
+    if not there:
+        made.enable_only("BTC", "ETH")
+        hours = START + timedelta(hours=3), START + timedelta(hours=5)
+        made.exchange.fault(kind="outage", vendor="coinbase", symbol="BTC", start=hours[0], end=hours[1])
+        made.materialise(DAYS[0], TODAY, retry=False)
+        made.exchange.clear()
+        made.close()
+        kept.keep()
     return made
 
 

@@ -31,23 +31,27 @@ from ohlcv_pipeline_tests.bars.vendor import (
     us,
     utc,
 )
+from ohlcv_pipeline_tests.kept import Kept
 
 THEN = utc("2025-11-21 12:00")
 DAYS = ["2025-11-17", "2025-11-18", "2025-11-19", "2025-11-20"]
 WEEK, MONTH = timedelta(days=7), timedelta(days=30)
 
 
-@pytest.fixture
-def worn(store: Store) -> Store:
-    """A lake of many small files, with replaced rows and a quarantined bar."""
-
+def wear(store: Store) -> None:
     def spoil(symbol: str, rows: Rows) -> Rows:
         return [[*row[:3], -1.0, *row[4:]] if row[0] == us("2025-11-18 03:00") else row for row in rows]
 
     fill(store, DAYS, [Vendor(edit=spoil)], THEN, instruments=[BTC, ETH], batch_rows=1500)
     corrected = bars_of("BTC", MINUTE, step(DAYS[3], 10), 1.001)
     publish_one(store, offer(step(DAYS[3], 10), THEN, bars=corrected), THEN, [DAYS[3]])
-    return store
+
+
+@pytest.fixture
+def worn(kept: Kept) -> Iterator[Store]:
+    """A lake of many small files, with replaced rows and a quarantined bar."""
+    with kept.store(wear) as store:
+        yield store
 
 
 def fingerprint(store: Store) -> str:
