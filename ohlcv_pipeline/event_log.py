@@ -11,23 +11,35 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dagster as dg
-from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
+if TYPE_CHECKING:
+    import dagster as dg
+
+_INDEX = "index"
+"""Dagster's name for the database of what concerns all runs; the others are named after their run."""
 
 
 @contextmanager
 def kept_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """Keep the databases that a run reports to open while the block lasts. On Postgres there is nothing to do."""
-    storage = instance.event_log_storage
     with ExitStack() as connections:
-        if isinstance(storage, SqliteEventLogStorage):
-            for shard in (INDEX_SHARD_NAME, run_id):
-                with storage.run_connection(shard):
+        for shard in (_INDEX, run_id):
+            path = database(instance, shard)
+            if path is not None:
+                with instance.event_log_storage.run_connection(shard):  # type: ignore[attr-defined]
                     """Dagster makes the database of a run that has reported nothing yet."""
-                connections.enter_context(closing(_reader(Path(storage.path_for_shard(shard)))))
+                connections.enter_context(closing(_reader(path)))
         yield
+
+
+def database(instance: dg.DagsterInstance, run_id: str) -> Path | None:
+    """Return the file that holds a run's events, None when they are not in SQLite."""
+    # It comes with Alembic, for which nobody who only loads definitions should wait.
+    from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
+
+    storage = instance.event_log_storage
+    return Path(storage.path_for_shard(run_id)) if isinstance(storage, SqliteEventLogStorage) else None
 
 
 def _reader(path: Path) -> sqlite3.Connection:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 from sqlalchemy.orm import Session
 
+from ohlcv_pipeline import event_log
 from ohlcv_pipeline.ledger import incidents, outbox, outcomes, remediation, runs
 from ohlcv_pipeline.ledger.database import Ledger
 from ohlcv_pipeline.platform import Platform
@@ -116,10 +115,10 @@ def _newest_of_jobs(instance: dg.DagsterInstance) -> set[str]:
 def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
     """Delete a run with its events, and on SQLite the file that held them, which Dagster leaves behind."""
     instance.delete_run(run_id)
-    storage = instance.event_log_storage
-    if isinstance(storage, SqliteEventLogStorage):
+    path = event_log.database(instance, run_id)
+    if path is not None:
         for suffix in ("", "-wal", "-shm"):
-            Path(storage.path_for_shard(run_id) + suffix).unlink(missing_ok=True)
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @dg.op
