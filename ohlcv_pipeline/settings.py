@@ -60,7 +60,7 @@ class VendorSettings(BaseModel):
 
 
 SANDBOX_MAIL_TO = ("oncall@example.org",)
-_MAIL_PORT_OFFSET = 25
+MAIL_PORT_OFFSET = 25
 _ADDRESS = re.compile(r"[^\s@,<>]+@[^\s@,<>]+")
 
 
@@ -80,9 +80,9 @@ class MailSettings:
 def sandbox_mail_address(sandbox_url: str) -> tuple[str, int] | None:
     """Return host and port where a sandbox takes mail: 25 above its own port. None where that is no port."""
     parts = urlsplit(sandbox_url)
-    if parts.hostname is None or parts.port is None or parts.port + _MAIL_PORT_OFFSET > 65535:
+    if parts.hostname is None or parts.port is None or parts.port + MAIL_PORT_OFFSET > 65535:
         return None
-    return parts.hostname, parts.port + _MAIL_PORT_OFFSET
+    return parts.hostname, parts.port + MAIL_PORT_OFFSET
 
 
 def _markets_on(given: Mapping[str, Any]) -> tuple[str, ...]:

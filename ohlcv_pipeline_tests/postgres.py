@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
+
+from ohlcv_pipeline.cli.processes import free_port
 
 START_SECONDS = 30.0
 
@@ -41,7 +42,7 @@ def running_postgres() -> Iterator[str]:
             [binaries / "initdb", "-D", cluster, "-U", "ohlcv", "-A", "trust", "-E", "UTF8", "--no-sync"],
             user=user, cwd=folder, check=True, capture_output=True, timeout=START_SECONDS,
         )  # fmt: skip
-        port = _free_port()
+        port = free_port()
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [
@@ -78,12 +79,6 @@ def _user() -> str | None:
         return pwd.getpwnam("postgres").pw_name
     except KeyError:
         raise PostgresMissing("initdb refuses root, and there is no user postgres to run it as") from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -6,7 +6,9 @@ What is started, and when it counts as ready, is decided by the commands.
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _PROBE_SECONDS = 2.0
 _GRACE_SECONDS = 20.0
+_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,27 @@ def _ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:
         return False
+
+
+def is_free(port: int) -> bool:
+    """Return whether a port of 127.0.0.1 can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(*beside: int) -> int:
+    """Return a port that is free, and so are those that many above it.
+
+    It is none of those from which systems take a port for an outgoing connection (32768 and more): such a one may be
+    gone before it is listened on.
+    """
+    candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return next(port for port in candidates if all(is_free(port + more) for more in (0, *beside)))
 
 
 def answers(url: str) -> bool:

@@ -6,7 +6,6 @@ Everything is gone afterwards.
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ohlcv_pipeline.cli import console, instance, processes
 from ohlcv_pipeline.cli.checks import TableChecks
 from ohlcv_pipeline.cli.sandbox import post_faults
 from ohlcv_pipeline.markets import Interval, Market, market
-from ohlcv_pipeline.settings import Settings, VendorSettings
+from ohlcv_pipeline.settings import MAIL_PORT_OFFSET, Settings, VendorSettings
 
 if TYPE_CHECKING:
     from ohlcv_pipeline.platform import Platform
@@ -55,10 +54,7 @@ def rehearse(
 
 @contextmanager
 def _sandbox(root: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{processes.free_port(MAIL_PORT_OFFSET)}"
     service = processes.Service("sandbox", root / "run", "ohlcv_pipeline.sandbox")
     service.start(processes.sandbox_command(url))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -117,12 +116,8 @@ def _start(
 
 
 def _require_free(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise CliError(f"port {port} is taken by another program; choose one with {option} {port + 1}") from error
+    if not processes.is_free(port):
+        raise CliError(f"port {port} is taken by another program; choose one with {option} {port + 1}")
 
 
 def _sandbox(chosen: Settings) -> Service:

@@ -8,14 +8,20 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ohlcv_pipeline.cli.processes import free_port, is_free
+from ohlcv_pipeline.settings import MAIL_PORT_OFFSET
 from ohlcv_pipeline_tests.cli.conftest import Cli
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def test_a_port_is_chosen_that_is_free_with_the_one_beside_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        port = taken.getsockname()[1]
+        assert not is_free(port)
+        chosen = free_port(MAIL_PORT_OFFSET)
+        assert is_free(chosen)
+        assert is_free(chosen + MAIL_PORT_OFFSET)
+        assert chosen < 32_768, "from there on, systems take ports for outgoing connections"
 
 
 def test_checks_ci_is_green_without_a_fault(cli: Cli) -> None:
@@ -44,7 +50,7 @@ def test_checks_ci_is_red_with_a_fault(cli: Cli, fault: str) -> None:
 
 @pytest.mark.slow
 def test_up_starts_everything_once_and_down_stops_it(tmp_path: Path) -> None:
-    sandbox, ui, page = free_port(), free_port(), free_port()
+    sandbox, ui, page = free_port(MAIL_PORT_OFFSET), free_port(), free_port()
     ports = ("--port", str(ui), "--status-port", str(page))
     cli = Cli(tmp_path / "home", f"http://127.0.0.1:{sandbox}").using(OHLCV_SCHEDULES="false")
     try:
@@ -75,7 +81,7 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_demo_ends_with_a_full_lake(tmp_path: Path) -> None:
-    cli = Cli(tmp_path / "home", f"http://127.0.0.1:{free_port()}")
+    cli = Cli(tmp_path / "home", f"http://127.0.0.1:{free_port(MAIL_PORT_OFFSET)}")
     try:
         ended = cli("demo", "--no-up")
         assert ended.code == 0, ended.err

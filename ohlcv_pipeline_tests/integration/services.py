@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from ohlcv_pipeline.cli.processes import free_port
 from ohlcv_pipeline.platform import Platform
 from ohlcv_pipeline.settings import Settings
 from ohlcv_pipeline_tests.exchange import Exchange, running_exchange
@@ -160,7 +160,7 @@ def running_services(home: Path, **environment: str) -> Iterator[Services]:
     dagster_home = home / "dagster"
     dagster_home.mkdir(parents=True)
     shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
-    port = _free_port()
+    port = free_port()
     with running_exchange() as exchange, (home / "dagster.log").open("wb") as log:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("OHLCV_", "DAGSTER_"))}
         process = subprocess.Popen(
@@ -194,12 +194,6 @@ def running_services(home: Path, **environment: str) -> Iterator[Services]:
         finally:
             services.platform.store.catalog.close()
             _end(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(services: Services, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from ohlcv_pipeline.cli.processes import free_port
 from ohlcv_pipeline.ledger import outcomes, runs, vendor_status
 from ohlcv_pipeline.ledger.models import Incident, Message, Monitor
 from ohlcv_pipeline.ledger.runs import Account, Begun
@@ -220,12 +221,6 @@ def scraped(home: Home, headers: Mapping[str, str]) -> tuple[httpx.Response, htt
                 return await client.get("/metrics"), private
 
     return asyncio.run(serve())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_metrics_have_a_listener_of_their_own(home: Home) -> None:
