@@ -33,9 +33,8 @@ down: install ## stop them
 test: install ## every test that takes less than a minute by itself
 	$(BIN)/python -m pytest $(THREE)
 
-# Those with a daemon wait for it most of the time, so they begin.
 test-slow: install ## the tests that take longer: kills, a minute of writers and readers, a real daemon, Dagster's UI
-	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(THREE) ohlcv_pipeline_tests/integration ohlcv_pipeline_tests
+	$(BIN)/python -m pytest -m 'slow and not long' --timeout 900 $(THREE)
 
 test-long: install ## the same proofs over many rounds: 1,000 flipped bits, 500 killed alerts, 90 sessions
 	$(BIN)/python -m pytest -m long --timeout 1800

@@ -157,7 +157,7 @@ async def line(
     vendor, clock, outcomes = Vendor(replies), clock or Clock(), list[Outcome]()
     server = await asyncio.start_server(vendor, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    given = {"requests_per_second": None, "weight_per_minute": None, "deadline_seconds": 5.0}
+    given = {"requests_per_second": None, "weight_per_minute": None, "deadline_seconds": 30.0}
     chosen = VendorSettings(base_url=f"http://127.0.0.1:{port}", **{**given, **settings})
     transport = HttpTransport(
         name, chosen, budget or UnlimitedBudget(), outcomes.append, clock, clock.sleep, lambda: jitter
