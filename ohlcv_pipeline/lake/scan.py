@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import dataset
 
-from ohlcv_pipeline.frames import TIMESTAMP, micros
+from ohlcv_pipeline.frames import micros
 from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError
 from ohlcv_pipeline.lake.files import DataFile
-from ohlcv_pipeline.lake.tables import STORED_BARS
 
-# Local files gain nothing from being read ahead.
-_PARQUET = dataset.ParquetFileFormat(pre_buffer=False)
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -46,52 +44,72 @@ class Window:
             return True
         return bool(buckets.min_raw < self.end_us and buckets.max_raw >= self.start_us)
 
-    @property
-    def rows(self) -> pc.Expression:
-        """Which rows are of the window."""
-        bucket = pc.field("bucket_start")
-        start, end = (pa.scalar(us, pa.int64()).cast(TIMESTAMP) for us in (self.start_us, self.end_us))
-        return (pc.field("symbol") == self.symbol) & (bucket >= start) & (bucket < end)
-
 
 def scan(files: Sequence[DataFile], window: Window, schema: pa.Schema) -> pa.Table:
     """Return the bars of a window, in the order of the files and of their rows, without rows marked as deleted.
 
     `schema` names the columns. The files are on this machine. Raises LakeError.
     """
-    parts = [schema.empty_table()]
     try:
-        for marked, alike in groupby(files, key=lambda file: file.marks is not None):
-            if marked:
-                parts += [_unmarked(file, window, schema) for file in alike]
-            else:
-                # One scan of many files reads them side by side; what statistics have answered no row is asked.
-                opened = dataset.dataset([file.path for file in alike], schema=STORED_BARS, format=_PARQUET)
-                parts.append(opened.to_table(columns=schema.names, filter=window.rows))
-        return pa.concat_tables(part.cast(schema) for part in parts)
+        return pa.concat_tables([schema.empty_table(), *(_read(file, window, schema) for file in files)])
     except DAMAGE as error:
         raise LakeError(f"the lake cannot be read: {error}") from error
 
 
-def _unmarked(file: DataFile, window: Window, schema: pa.Schema) -> pa.Table:
-    """Return the rows of a window in a file, but for those whose positions its marks list.
-
-    Row groups are read whole, for a filter would lose which row stands where.
-    """
-    with pq.ParquetFile(file.path, pre_buffer=False) as opened, pq.ParquetFile(file.marks) as marks:
-        stays = np.ones(opened.metadata.num_rows, bool)
-        stays[marks.read(["pos"], use_threads=False)["pos"].to_numpy()] = False
-        groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
-        ends = np.cumsum([group.num_rows for group in groups]).tolist()
-        keys = [opened.metadata.schema.names.index(name) for name in ("symbol", "bucket_start")]
-        read = [
-            i for i, group in enumerate(groups) if window.may_be_in(*(group.column(key).statistics for key in keys))
-        ]
-        rows = opened.read_row_groups(read, columns=["symbol", *schema.names])
-    kept = np.concatenate([stays[:0], *(stays[ends[i] - groups[i].num_rows : ends[i]] for i in read)])
+def _read(file: DataFile, window: Window, schema: pa.Schema) -> pa.Table:
+    """Return a file's rows of a window. Row groups are read whole, and of symbols their numbers in a list, if any."""
+    of_file = pq.read_metadata(file.path)
+    names = of_file.schema.names
+    symbol, bucket = names.index("symbol"), names.index("bucket_start")
+    groups = [of_file.row_group(i) for i in range(of_file.num_row_groups)]
+    read = [
+        i
+        for i, group in enumerate(groups)
+        if window.may_be_in(group.column(symbol).statistics, group.column(bucket).statistics)
+    ]
+    listed = all("RLE_DICTIONARY" in groups[i].column(symbol).encodings for i in read)
+    wanted = dict.fromkeys(["symbol", "bucket_start", *(name for name in schema.names if name in names)])
+    with pq.ParquetFile(
+        file.path, metadata=of_file, pre_buffer=False, read_dictionary=["symbol"] if listed else None
+    ) as opened:
+        rows = opened.read_row_groups(read, columns=list(wanted))
     buckets = micros(rows["bucket_start"])
-    kept &= (buckets >= window.start_us) & (buckets < window.end_us)
-    kept &= np.asarray(pc.equal(rows["symbol"], window.symbol))
-    for name in set(schema.names) - set(rows.column_names):
-        rows = rows.append_column(schema.field(name), pa.nulls(len(rows), schema.field(name).type))
-    return rows.select(schema.names).filter(pa.array(kept))
+    kept = _equal(rows["symbol"], window.symbol) & (buckets >= window.start_us) & (buckets < window.end_us)
+    if file.marks is not None:
+        stays = np.ones(of_file.num_rows, bool)
+        stays[pq.read_table(file.marks, columns=["pos"], use_threads=False)["pos"].to_numpy()] = False
+        ends = np.cumsum([group.num_rows for group in groups]).tolist()
+        kept &= np.concatenate([stays[:0], *(stays[ends[i] - groups[i].num_rows : ends[i]] for i in read)])
+    return _formed(_only(rows, kept), window.symbol, schema)
+
+
+def _equal(symbols: pa.ChunkedArray, symbol: str) -> Flags:
+    """Return where a column is a symbol; of numbers in a list only the list is compared."""
+    if not pa.types.is_dictionary(symbols.type):
+        return np.asarray(pc.equal(symbols, symbol))
+    none = np.empty(0, bool)
+    return np.concatenate(
+        [none, *(chunk.indices.to_numpy() == chunk.dictionary.index(symbol).as_py() for chunk in symbols.chunks)]
+    )
+
+
+def _only(rows: pa.Table, kept: Flags) -> pa.Table:
+    """Return the rows to keep; of a sorted file they are neighbours, and need no copy."""
+    at = np.flatnonzero(kept)
+    if len(at) and at[-1] - at[0] + 1 == len(at):
+        return rows.slice(at[0], len(at))
+    return rows.filter(pa.array(kept))
+
+
+def _formed(rows: pa.Table, symbol: str, schema: pa.Schema) -> pa.Table:
+    """Return rows of one symbol with the columns of a schema; what a file does not have is null."""
+    n = rows.num_rows
+    columns = [
+        pa.repeat(pa.scalar(symbol, field.type), n)
+        if field.name == "symbol"
+        else rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(n, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
