@@ -6,7 +6,10 @@ Safe because listed files are immutable and bars are never inlined into the cata
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from os import cpu_count
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +23,8 @@ from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError
 from ohlcv_pipeline.lake.files import DataFile
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
+
+_FILES_AT_ONCE = max(2, min(8, cpu_count() or 2))
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,16 @@ def scan(files: Sequence[DataFile], window: Window, schema: pa.Schema) -> pa.Tab
 
     `schema` names the columns. The files are on this machine. Raises LakeError.
     """
+    # Side by side by files, or by the columns of the only one.
+    read = partial(_read, window=window, schema=schema, use_threads=len(files) == 1)
     try:
-        return pa.concat_tables([schema.empty_table(), *(_read(file, window, schema) for file in files)])
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return pa.concat_tables([schema.empty_table(), *pool.map(read, files)])
     except DAMAGE as error:
         raise LakeError(f"the lake cannot be read: {error}") from error
 
 
-def _read(file: DataFile, window: Window, schema: pa.Schema) -> pa.Table:
+def _read(file: DataFile, window: Window, schema: pa.Schema, *, use_threads: bool) -> pa.Table:
     """Return a file's rows of a window. Row groups are read whole, and of symbols their numbers in a list, if any."""
     of_file = pq.read_metadata(file.path)
     names = of_file.schema.names
@@ -72,7 +80,7 @@ def _read(file: DataFile, window: Window, schema: pa.Schema) -> pa.Table:
     with pq.ParquetFile(
         file.path, metadata=of_file, pre_buffer=False, read_dictionary=["symbol"] if listed else None
     ) as opened:
-        rows = opened.read_row_groups(read, columns=list(wanted))
+        rows = opened.read_row_groups(read, columns=list(wanted), use_threads=use_threads)
     buckets = micros(rows["bucket_start"])
     kept = _equal(rows["symbol"], window.symbol) & (buckets >= window.start_us) & (buckets < window.end_us)
     if file.marks is not None:
