@@ -27,8 +27,9 @@ def kept_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
         for shard in (_INDEX, run_id):
             path = database(instance, shard)
             if path is not None:
+                # Dagster makes the database of a run that has reported nothing yet when it connects to it.
                 with instance.event_log_storage.run_connection(shard):  # type: ignore[attr-defined]
-                    """Dagster makes the database of a run that has reported nothing yet."""
+                    pass
                 connections.enter_context(closing(_reader(path)))
         yield
 

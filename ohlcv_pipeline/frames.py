@@ -14,6 +14,8 @@ import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 
+Mask = npt.NDArray[np.bool_]
+
 Micros = npt.NDArray[np.int64]
 """Instants as int64 microseconds since 1970-01-01T00:00:00Z."""
 

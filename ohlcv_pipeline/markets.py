@@ -14,9 +14,8 @@ from functools import cached_property, lru_cache
 
 import exchange_calendars
 import numpy as np
-import numpy.typing as npt
 
-from ohlcv_pipeline.frames import Micros
+from ohlcv_pipeline.frames import Mask, Micros
 
 MINUTE_US = 60_000_000
 DAY_US = 86_400_000_000
@@ -223,7 +222,7 @@ class Market:
             return buckets + MINUTE_US
         return self.calendar.closes[np.searchsorted(self.calendar.labels, buckets)]
 
-    def in_session(self, interval: Interval, instants: Micros) -> npt.NDArray[np.bool_]:
+    def in_session(self, interval: Interval, instants: Micros) -> Mask:
         """Return which instants lie in a session: from its open to before its close, for days on its date."""
         cal = self.calendar
         starts = cal.labels if interval is Interval.DAY else cal.opens

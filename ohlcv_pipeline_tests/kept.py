@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from ohlcv_pipeline.lake.store import Store, prepare_store
+from ohlcv_pipeline_tests.bars.vendor import CRYPTO, new_store
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,10 @@ def _empty_lake(markets: tuple[str, ...]) -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def fresh_store(home: Path, markets: tuple[str, ...] = ("crypto",)) -> Store:
+def fresh_store(home: Path) -> Store:
     """Open the lake below a folder; where there is none, one is copied, which takes half the time of making it."""
-    put_empty_lake(home / "lake", markets)
-    lake = home / "lake"
-    return prepare_store(f"sqlite:{lake / 'catalog.sqlite'}", str(lake / "data"), home / "raw", markets)
+    put_empty_lake(home / "lake", (CRYPTO.name,))
+    return new_store(home)
 
 
 def put_empty_lake(lake: Path, markets: tuple[str, ...]) -> None:

@@ -145,6 +145,8 @@ def test_postgres_instance_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from dagster import DagsterInstance
     from sqlalchemy import make_url
 
+    from ohlcv_pipeline import event_log
+
     (tmp_path / "dagster.yaml").write_text((ROOT / "deploy/postgres/dagster.yaml").read_text())
     try:
         with running_postgres() as server:
@@ -155,5 +157,8 @@ def test_postgres_instance_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             with DagsterInstance.from_config(str(tmp_path)) as instance:
                 assert instance.get_runs_count() == 0
                 assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+                assert event_log.database(instance, "any") is None
+                with event_log.kept_open(instance, "any"):
+                    assert not list(tmp_path.rglob("*.db"))
     except PostgresMissing as missing:
         pytest.skip(str(missing))

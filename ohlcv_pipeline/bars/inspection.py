@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pandera.errors
 import pyarrow as pa
@@ -24,7 +23,7 @@ from ohlcv_pipeline.bars.quality import Judgement, Measured, differing_columns, 
 from ohlcv_pipeline.bars.report import coverage_pct
 from ohlcv_pipeline.bars.schema import BarFrame
 from ohlcv_pipeline.bars.verify import mismatches, readings, row_ranges, still_claimed
-from ohlcv_pipeline.frames import VALUE_COLUMNS, Micros, floats, micros
+from ohlcv_pipeline.frames import VALUE_COLUMNS, Mask, Micros, floats, micros
 from ohlcv_pipeline.lake.catalog import LakeError
 from ohlcv_pipeline.lake.reader import Reader
 from ohlcv_pipeline.lake.tables import STORED_BARS, sql_types
@@ -245,7 +244,7 @@ def rule_violations(bars: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
             )
 
 
-def _suspects(bars: pa.Table) -> npt.NDArray[np.bool_]:
+def _suspects(bars: pa.Table) -> Mask:
     open_, high, low, close, volume = (floats(bars[name]) for name in VALUE_COLUMNS)
     # Written so that NaN, which compares false with everything, is a suspect.
     sound = (low > 0) & (volume >= 0) & (low <= np.minimum(open_, close)) & (high >= np.maximum(open_, close))

@@ -11,12 +11,10 @@ from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import VALUE_COLUMNS, Floats, Micros, floats, micros
+from ohlcv_pipeline.frames import VALUE_COLUMNS, Floats, Mask, Micros, floats, micros
 
-Mask = npt.NDArray[np.bool_]
 Side = Literal["ours", "theirs"]
 
 HUNDRED = float(np.log(100.0))

@@ -20,7 +20,7 @@ import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 
-from ohlcv_pipeline.frames import EMPTY_BARS, VALUE_COLUMNS, BarColumns, Floats, Micros
+from ohlcv_pipeline.frames import EMPTY_BARS, VALUE_COLUMNS, BarColumns, Floats, Mask, Micros
 from ohlcv_pipeline.markets import Interval, Market, span_us
 
 SPIKE_FACTOR = 5.0
@@ -29,7 +29,6 @@ ABSURD_VOLUME_FACTOR = 10_000.0
 """A volume beyond this multiple of the series' median is flagged."""
 SHORTEST_SERIES_FOR_MEDIAN = 30
 
-Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.int64]
 
 

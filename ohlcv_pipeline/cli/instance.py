@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from ohlcv_pipeline import event_log
 from ohlcv_pipeline.cli import console
 from ohlcv_pipeline.cli.errors import CliError
 
@@ -159,11 +161,7 @@ def run_job(
     config: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
     """Run a job of the code location once, in this process."""
-    from dagster._core.utils import make_new_run_id
-
-    from ohlcv_pipeline import event_log
-
-    begun, run_id = time.perf_counter(), make_new_run_id()
+    begun, run_id = time.perf_counter(), str(uuid4())
     with event_log.kept_open(instance, run_id):
         result = definitions.resolve_job_def(name).execute_in_process(
             instance=instance,

@@ -10,21 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from os import cpu_count
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ohlcv_pipeline.frames import micros
+from ohlcv_pipeline.frames import Mask, micros
 from ohlcv_pipeline.lake.catalog import DAMAGE, LakeError
 from ohlcv_pipeline.lake.files import DataFile
 
-Flags: TypeAlias = npt.NDArray[np.bool_]
-
-_FILES_AT_ONCE = max(2, min(8, cpu_count() or 2))
+_FILES_AT_ONCE = min(8, cpu_count() or 2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ def scan(files: Sequence[DataFile], window: Window, schema: pa.Schema) -> pa.Tab
 
     `schema` names the columns. The files are on this machine. Raises LakeError.
     """
-    # Side by side by files, or by the columns of the only one.
+    # Files side by side; of a single one, its columns.
     read = partial(_read, window=window, schema=schema, use_threads=len(files) == 1)
     try:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -91,7 +87,7 @@ def _read(file: DataFile, window: Window, schema: pa.Schema, *, use_threads: boo
     return _formed(_only(rows, kept), window.symbol, schema)
 
 
-def _equal(symbols: pa.ChunkedArray, symbol: str) -> Flags:
+def _equal(symbols: pa.ChunkedArray, symbol: str) -> Mask:
     """Return where a column is a symbol; of numbers in a list only the list is compared."""
     if not pa.types.is_dictionary(symbols.type):
         return np.asarray(pc.equal(symbols, symbol))
@@ -101,7 +97,7 @@ def _equal(symbols: pa.ChunkedArray, symbol: str) -> Flags:
     )
 
 
-def _only(rows: pa.Table, kept: Flags) -> pa.Table:
+def _only(rows: pa.Table, kept: Mask) -> pa.Table:
     """Return the rows to keep; of a sorted file they are neighbours, and need no copy."""
     at = np.flatnonzero(kept)
     if len(at) and at[-1] - at[0] + 1 == len(at):

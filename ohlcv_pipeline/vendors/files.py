@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from ohlcv_pipeline.frames import TIMESTAMP, Floats, Micros
+from ohlcv_pipeline.frames import TIMESTAMP, Floats, Mask, Micros
 from ohlcv_pipeline.markets import DAY_US, Interval, to_us
 from ohlcv_pipeline.vendors.base import Answer, Fetch, Page, Reject, Request, Transport
 from ohlcv_pipeline.vendors.errors import bad_symbol, unusable
@@ -157,7 +156,7 @@ def _float(cell: str | None) -> float:
     return float(text) if NUMBER.fullmatch(text) else math.nan
 
 
-def _times(column: pa.ChunkedArray, interval: Interval, asked: str) -> tuple[Micros, npt.NDArray[np.bool_]]:
+def _times(column: pa.ChunkedArray, interval: Interval, asked: str) -> tuple[Micros, Mask]:
     """Return the opening times in µs UTC, and which of them have no zone. Raises VendorError."""
     kind = column.type
     if column.null_count:

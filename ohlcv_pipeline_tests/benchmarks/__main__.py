@@ -1,4 +1,4 @@
-"""`python -m ohlcv_pipeline_tests.benchmarks [core|whole|served|healed|operated|pages]`: exits 1 on a missed must."""
+"""`python -m ohlcv_pipeline_tests.benchmarks [part]`, see `measure` for the parts: exits 1 on a missed must."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ohlcv_pipeline.bars.checksum import run_checksum
 from ohlcv_pipeline.bars.verify import actual_checksums
 from ohlcv_pipeline.lake.maintenance import maintain
 from ohlcv_pipeline.markets import Interval, market
-from ohlcv_pipeline_tests.benchmarks import core, healed, operated, pages, served, whole
+from ohlcv_pipeline_tests.benchmarks import core, healed, operated, pages, pieces, served, whole
 from ohlcv_pipeline_tests.benchmarks.table import Row, render
 
 
@@ -41,6 +41,8 @@ def measure(which: str, path: Path) -> list[Row]:
         rows += [operated.evaluating(path / "watched"), operated.cut_off(path / "cut_off")]
     if which in ("pages", "all"):
         rows += pages.web_vitals(path / "pages")
+    if which in ("pieces", "all"):
+        rows += pieces.rows(path / "pieces")
     return rows
 
 

@@ -8,20 +8,22 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ohlcv_pipeline.cli import processes
 from ohlcv_pipeline.cli.processes import free_port, is_free
 from ohlcv_pipeline.settings import MAIL_PORT_OFFSET
 from ohlcv_pipeline_tests.cli.conftest import Cli
 
 
-def test_a_port_is_chosen_that_is_free_with_the_one_beside_it() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", free_port()))
-        port = taken.getsockname()[1]
-        assert not is_free(port)
-        chosen = free_port(MAIL_PORT_OFFSET)
-        assert is_free(chosen)
-        assert is_free(chosen + MAIL_PORT_OFFSET)
-        assert chosen < 32_768, "from there on, systems take ports for outgoing connections"
+def test_a_port_is_chosen_that_is_free_with_the_one_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(processes._PORTS) < 32_768, "from there on, systems take ports for outgoing connections"
+    first = free_port(1, 2, 3, 4)
+    monkeypatch.setattr(processes, "_PORTS", range(first, first + 3))
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", first))
+        other.bind(("127.0.0.1", first + 3))
+        assert not is_free(first)
+        # The first is taken, and of the second the one beside it.
+        assert {free_port(2) for _ in range(20)} == {first + 2}
 
 
 def test_checks_ci_is_green_without_a_fault(cli: Cli) -> None:

@@ -16,6 +16,7 @@ from ohlcv_pipeline_tests.integration.installation import (
     dagster_instance,
     stop_time,
 )
+from ohlcv_pipeline_tests.kept import Kept
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,17 @@ def install(tmp_path: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch)
             return made
 
         yield make
+
+
+def install_kept(kept: Kept, install: Install, fill: Callable[[Installation], object], **given: Any) -> Installation:
+    """Return the installation that `fill` has made, the first time by letting it; keyword arguments are settings."""
+    there = kept.put_back()
+    made = install(kept.folder, **given)
+    if not there:
+        fill(made)
+        made.close()
+        kept.keep()
+    return made
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -28,7 +27,7 @@ from ohlcv_pipeline.operations import failures
 from ohlcv_pipeline.operations.evaluation import FRESHNESS
 from ohlcv_pipeline.operations.incidents import Kind, Topic
 from ohlcv_pipeline_tests.exchange import Exchange
-from ohlcv_pipeline_tests.integration.conftest import Install
+from ohlcv_pipeline_tests.integration.conftest import Install, install_kept
 from ohlcv_pipeline_tests.integration.installation import NOW, Installation, stop_time
 from ohlcv_pipeline_tests.kept import Kept
 
@@ -101,9 +100,9 @@ def post(exchange: Exchange) -> Iterator[int]:
 
 
 @pytest.fixture
-def office(install: Install, post: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+def office(install: Install, post: int, monkeypatch: pytest.MonkeyPatch) -> Office:
     """Crypto with one symbol, of which nothing is stored, and a mail server."""
-    made = Office(install(tmp_path, smtp_port=post, **MAIL), monkeypatch)
+    made = Office(install(smtp_port=post, **MAIL), monkeypatch)
     made.made.enable_only("BTC")
     return made
 
@@ -111,14 +110,13 @@ def office(install: Install, post: int, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def filled(install: Install, post: int, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Office:
     """The same, and all of it stored at noon."""
-    there = kept.put_back()
-    found = Office(install(kept.folder, smtp_port=post, **MAIL), monkeypatch)
-    if not there:
-        found.made.enable_only("BTC")
-        assert found.fetch()
-        assert found.made.materialise(MONTH, table="crypto/ohlcv_day").success
-        found.made.close()
-        kept.keep()
+
+    def fill(made: Installation) -> None:
+        made.enable_only("BTC")
+        assert Office(made, monkeypatch).fetch()
+        assert made.materialise(MONTH, table="crypto/ohlcv_day").success
+
+    found = Office(install_kept(kept, install, fill, smtp_port=post, **MAIL), monkeypatch)
     found.evaluate()
     return found
 

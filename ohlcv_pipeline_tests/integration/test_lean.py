@@ -99,7 +99,7 @@ def at(monkeypatch: pytest.MonkeyPatch, now: str) -> str:
     return now
 
 
-@pytest.mark.parametrize("year", [2011, pytest.param(1998, marks=pytest.mark.long)])
+@pytest.mark.parametrize("year", [2011, pytest.param(1998, marks=pytest.mark.slow)])
 def test_days_of_spy_and_aapl_are_those_of_the_calendar(
     shares: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch, year: int
 ) -> None:

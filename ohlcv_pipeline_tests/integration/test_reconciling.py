@@ -16,18 +16,21 @@ from ohlcv_pipeline.bars.actions_assets import jumps_verdict
 from ohlcv_pipeline.markets import Interval
 from ohlcv_pipeline.settings import VendorSettings
 from ohlcv_pipeline_tests.bars.vendor import change
-from ohlcv_pipeline_tests.integration.conftest import Install
+from ohlcv_pipeline_tests.integration.conftest import Install, install_kept
 from ohlcv_pipeline_tests.integration.installation import NOW, Installation, Run
 from ohlcv_pipeline_tests.kept import Kept
 
 DAYS, MINUTES = "us_equities/ohlcv_day", "us_equities/ohlcv_minute"
 SPLIT = "2025-06-10"
-VENDORS = {name: VendorSettings(attempts=1) for name in ("alpaca", "tiingo")}
+EQUITIES: dict[str, Any] = {
+    "markets": ("us_equities",),
+    "vendors": {name: VendorSettings(attempts=1) for name in ("alpaca", "tiingo")},
+}
 
 
 @pytest.fixture
 def equities(install: Install) -> Installation:
-    made = install(markets=("us_equities",), vendors=VENDORS)
+    made = install(**EQUITIES)
     made.enable_only("NVDA", "AAPL")
     return made
 
@@ -35,17 +38,15 @@ def equities(install: Install) -> Installation:
 @pytest.fixture
 def history(install: Install, kept: Kept) -> Installation:
     """A year and a half of days, to the newest, and the corporate actions."""
-    there = kept.put_back()
-    made = install(kept.folder, markets=("us_equities",), vendors=VENDORS)
-    if not there:
+
+    def fill(made: Installation) -> None:
         made.enable_only("NVDA", "AAPL")
         assert made.materialise("2025-01", "2026-06", table=DAYS).success
         run = made.job("us_equities_actions_refresh")
         assert run.success, run
         assert run.green == {"unexplained_jumps"}
-        made.close()
-        kept.keep()
-    return made
+
+    return install_kept(kept, install, fill, **EQUITIES)
 
 
 def lake(of: Installation) -> Lake:
@@ -169,16 +170,13 @@ def kept_quarter(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 @pytest.fixture
 def stored(install: Install, kept_quarter: Kept) -> Installation:
     """The days of a quarter and four sessions of minutes."""
-    there = kept_quarter.put_back()
-    made = install(kept_quarter.folder, markets=("us_equities",), vendors=VENDORS)
-    if not there:
+
+    def fill(made: Installation) -> None:
         made.enable_only("NVDA", "AAPL")
         assert made.materialise("2026-04", "2026-06", table=DAYS).success
         assert made.materialise("2026-06-03", "2026-06-08", table=MINUTES).success
-        assert made.exchange.counts().get("tiingo", {}) == {}, "an ingestion run asks no second vendor"
-        made.close()
-        kept_quarter.keep()
-    return made
+
+    return install_kept(kept_quarter, install, fill, **EQUITIES)
 
 
 def reconcile(of: Installation) -> tuple[Run, dict[str, dg.AssetCheckEvaluation]]:
@@ -193,6 +191,13 @@ def judged(check: dg.AssetCheckEvaluation) -> tuple[bool, str, set[tuple[str, st
     shown: Any = check.metadata.get("worst")
     rows = [row.data for row in shown.records] if shown is not None else []
     return check.passed, check.severity.value, {(r["symbol"], r["verdict"], r["bars"]) for r in rows}
+
+
+def test_an_ingestion_run_asks_no_second_vendor(equities: Installation) -> None:
+    assert equities.materialise("2026-04", "2026-06", table=DAYS).success
+    assert equities.materialise("2026-06-03", "2026-06-08", table=MINUTES).success
+    assert set(equities.exchange.counts()["alpaca"]) == {"200"}
+    assert equities.exchange.counts().get("tiingo", {}) == {}
 
 
 def test_the_sandbox_agrees_with_itself(stored: Installation) -> None:

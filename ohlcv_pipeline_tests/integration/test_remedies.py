@@ -19,7 +19,7 @@ from ohlcv_pipeline.ledger.models import RemediationEntry
 from ohlcv_pipeline.markets import Interval, to_us
 from ohlcv_pipeline.operations import distress, healing
 from ohlcv_pipeline.resources import PlatformResource
-from ohlcv_pipeline_tests.integration.conftest import Install
+from ohlcv_pipeline_tests.integration.conftest import Install, install_kept
 from ohlcv_pipeline_tests.integration.installation import NOW, ONE_TRY, Installation, Run, stop_time
 from ohlcv_pipeline_tests.kept import Kept
 
@@ -66,17 +66,15 @@ def heal(at: Installation, now: datetime = NOW, **how: bool) -> healing.Healed:
 @pytest.fixture
 def wounded(install: Install, kept: Kept) -> Installation:
     """Two days and the running one of two symbols, of which the vendor did not answer for two hours of one."""
-    there = kept.put_back()
-    made = install(kept.folder, vendors=ONE_TRY, remediation_attempts=2, remediation_wait_seconds=60)
-    if not there:
+
+    def fill(made: Installation) -> None:
         made.enable_only("BTC", "ETH")
         hours = START + timedelta(hours=3), START + timedelta(hours=5)
         made.exchange.fault(kind="outage", vendor="coinbase", symbol="BTC", start=hours[0], end=hours[1])
         made.materialise(DAYS[0], TODAY, retry=False)
         made.exchange.clear()
-        made.close()
-        kept.keep()
-    return made
+
+    return install_kept(kept, install, fill, vendors=ONE_TRY, remediation_attempts=2, remediation_wait_seconds=60)
 
 
 def test_a_gap_is_logged_requested_run_verified_and_resolved(wounded: Installation) -> None:

@@ -107,7 +107,7 @@ DAYS = itertools.count()
 
 
 @given(PUBLICATIONS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_instant_between_publications_gives_the_copy_made_then(shared: Store, publications: list[tuple]) -> None:  # type: ignore[type-arg]
     """The clock of the publications goes on, stands still or goes back; the law holds all the same."""
     day = f"{utc('2024-02-01') + timedelta(days=next(DAYS)):%Y-%m-%d}"

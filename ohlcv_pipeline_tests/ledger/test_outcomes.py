@@ -8,6 +8,7 @@ from enum import StrEnum
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from ohlcv_pipeline.ledger import outcomes
 from ohlcv_pipeline.ledger.database import Ledger
@@ -108,5 +109,11 @@ def test_naive_time_stores_nothing(ledger: Ledger) -> None:
 def test_outcomes_of_a_backfill_are_stored_at_once(ledger: Ledger) -> None:
     """4,400 requests fetch 90 days of minutes and three years of days of ten symbols."""
     batch = [Attempt(requested_at=NOW + timedelta(seconds=i), attempt=i % 5) for i in range(4_400)]
+    statements: list[str] = []
+    commits: list[object] = []
+    event.listen(ledger.engine, "before_execute", lambda _, statement, *more: statements.append(str(statement)))
+    event.listen(ledger.engine, "commit", commits.append)
     outcomes.append(ledger, batch)
+    assert sum("INSERT INTO vendor_requests" in statement for statement in statements) == 1
+    assert len(commits) == 1
     assert outcomes.recent(ledger, "kraken", NOW).total == 4_400
